@@ -1,0 +1,56 @@
+"""Argument checks: one error sentence, and the classes that mark a user's mistake.
+
+`{where}: {argument} must be {rule}; got {value}. {what to do}.` The command line prints a
+`UserMistake` as that one sentence and exits with 2; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserMistake(Exception):
+    """Something only the user can mend; its message is one sentence that ends with the fix."""
+
+
+class InvalidValue(UserMistake, ValueError):
+    """A value outside its rule."""
+
+
+class InvalidType(UserMistake, TypeError):
+    """A value of another type than the rule asks for."""
+
+
+class MissingFile(UserMistake, FileNotFoundError):
+    """A file or folder that is not there."""
+
+    def __str__(self) -> str:  # OSError would print only what it was given as errno and text
+        return str(self.args[0]) if self.args else ""
+
+
+def sentence(where: str, argument: str, rule: str, value: object, fix: str) -> str:
+    """The error sentence of the house."""
+    return f"{where}: {argument} must be {rule}; got {value}. {fix}"
+
+
+def invalid(where: str, argument: str, rule: str, value: object, fix: str) -> InvalidValue:
+    """The exception to raise for a value outside its rule."""
+    return InvalidValue(sentence(where, argument, rule, value, fix))
+
+
+def invalid_type(where: str, argument: str, rule: str, value: object, fix: str) -> InvalidType:
+    """The exception to raise for a value of the wrong type."""
+    return InvalidType(sentence(where, argument, rule, value, fix))
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A suggestion: "Did you mean momentum?", or the list of what is known when nothing is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    if not close:
+        close = [name for name in names if word and (word in name or name in word)][:3]
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return f"Known: {shown}."
