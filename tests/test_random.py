@@ -58,6 +58,17 @@ def test_seed_epoch_and_index_each_change_the_draw(other):
     assert not np.array_equal(Key(0, 0, [3]).bits("a", 4), other.bits("a", 4))
 
 
+def test_a_batch_may_hold_the_end_of_one_epoch_and_the_start_of_the_next():
+    both = Key(0, [4, 4, 5], [8, 9, 0]).bits("a", 4)
+    np.testing.assert_array_equal(both[:2], Key(0, 4, [8, 9]).bits("a", 4))
+    np.testing.assert_array_equal(both[2:], Key(0, 5, [0]).bits("a", 4))
+    np.testing.assert_array_equal(both[1:], Key(0, [4, 4, 5], [8, 9, 0])[1:].bits("a", 4))
+
+
+def test_no_images_give_no_draws():
+    assert Key(0, 0, []).uniform("a", 3).shape == (0, 3)
+
+
 def test_streams_are_independent():
     key = Key(0, 0, np.arange(20_000))
     a, b = key.uniform("a")[:, 0].numpy(), key.uniform("b")[:, 0].numpy()
@@ -136,7 +147,8 @@ def test_seed_torch_is_a_function_of_its_key():
         ((0, 0, [[1]]), ValueError, r"of shape \[B\]; got \[1, 1\]"),
         ((0, 0, [-1]), ValueError, ">= 0; got -1"),
         ((0, -1, [1]), ValueError, "Count epochs from 0"),
-        ((0, 0, [0.5]), TypeError, "integers; got float64"),
+        ((0, [1, 2, 3], [1, 2]), ValueError, "one per image"),
+        ((0, 0, [0.5]), TypeError, "indices must be integers; got float64"),
     ],
 )
 def test_key_says_what_is_wrong(arguments, kind, words):

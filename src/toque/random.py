@@ -14,9 +14,10 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from toque import checks
@@ -63,15 +64,26 @@ def _stream_key(seed: int, stream: str) -> tuple[int, int]:
     return mixed & 0xFFFFFFFF, mixed >> 32
 
 
+_Integers = int | Sequence[int] | np.ndarray | torch.Tensor
+
+
+def _integers(argument: str, values: _Integers) -> np.ndarray:
+    array = values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    if array.size and array.dtype.kind not in "iu":
+        raise checks.invalid_type("Key", argument, "integers", array.dtype, "Give image numbers.")
+    return array.astype(np.int64, copy=False)
+
+
 @dataclass(frozen=True, eq=False)
 class Key:
-    """The identity of B images in one epoch of one run, from which every draw for them follows.
+    """The identity of B images in their epochs of one run, from which every draw for them follows.
 
     `stream` names in the draws keep uses apart: two transforms that use different streams get
     independent numbers, and adding a transform does not change the draws of the others.
 
     Args:    seed: any integer
-             epoch: 0 to 2**32 - 1
+             epoch: 0 to 2**32 - 1; one number, or one for each image [B], for a batch that holds
+             the last images of one epoch and the first of the next
              indices: index of each image in its dataset, integers >= 0, [B] (tensor, array or list)
     Raises:  ValueError: indices of another rank or negative, epoch out of range
              TypeError: indices that are not integers
@@ -81,39 +93,37 @@ class Key:
     """
 
     seed: int
-    epoch: int
-    indices: np.ndarray = field()
+    epoch: np.ndarray
+    indices: np.ndarray
 
-    def __init__(
-        self, seed: int, epoch: int, indices: Sequence[int] | np.ndarray | torch.Tensor
-    ) -> None:
-        if isinstance(indices, torch.Tensor):
-            indices = indices.cpu().numpy()
-        array = np.asarray(indices)
-        if array.size == 0:
-            array = array.astype(np.int64)
-        if array.dtype.kind not in "iu":
-            raise checks.invalid_type(
-                "Key", "indices", "integers", array.dtype, "Give image numbers."
-            )
-        if array.ndim != 1:
+    def __init__(self, seed: int, epoch: _Integers, indices: _Integers) -> None:
+        images = _integers("indices", indices)
+        epochs = _integers("epoch", epoch)
+        if images.ndim != 1:
             raise checks.invalid(
-                "Key", "indices", "of shape [B]", list(array.shape), "Give one index per image."
+                "Key", "indices", "of shape [B]", list(images.shape), "Give one index per image."
             )
-        if array.size and int(array.min()) < 0:
-            raise checks.invalid("Key", "indices", ">= 0", int(array.min()), "Count images from 0.")
-        if not 0 <= epoch < 2**32:
+        if epochs.ndim > 1 or epochs.size not in (1, images.size):
+            raise checks.invalid(
+                "Key", "epoch", f"one number or of shape [{images.size}]", list(epochs.shape),
+                "Give one epoch for all images, or one per image.",
+            )  # fmt: skip
+        if images.size and int(images.min()) < 0:
+            raise checks.invalid(
+                "Key", "indices", ">= 0", int(images.min()), "Count images from 0."
+            )
+        if epochs.size and not (int(epochs.min()) >= 0 and int(epochs.max()) < 2**32):
             raise checks.invalid("Key", "epoch", "in 0 .. 2**32 - 1", epoch, "Count epochs from 0.")
         object.__setattr__(self, "seed", int(seed))
-        object.__setattr__(self, "epoch", int(epoch))
-        object.__setattr__(self, "indices", array.astype(np.int64, copy=False))
+        object.__setattr__(self, "epoch", np.broadcast_to(epochs.reshape(-1), images.shape))
+        object.__setattr__(self, "indices", images)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, images: slice) -> Key:
         """The key of a slice of the images; its draws are the same slice of this key's draws."""
-        return Key(self.seed, self.epoch, self.indices[images])
+        return Key(self.seed, self.epoch[images], self.indices[images])
 
     def bits(self, stream: str, n: int = 1) -> np.ndarray:
         """n random 32-bit words per image: [B, n] uint32."""
@@ -123,7 +133,7 @@ class Key:
         counter = (
             (index & _LOW_32) + np.zeros_like(block),
             (index >> _SHIFT_32) + np.zeros_like(block),
-            np.full((len(self), blocks), self.epoch, dtype=np.uint64),
+            self.epoch.astype(np.uint64)[:, None] + np.zeros_like(block),
             block + np.zeros_like(index),
         )
         words = philox(counter, _stream_key(self.seed, stream))
@@ -202,12 +212,11 @@ def permutation(seed: int, epoch: int, size: int, start: int, stop: int) -> np.n
     return images.astype(np.int64)
 
 
-def _splitmix(words: np.ndarray) -> np.ndarray:
+def _splitmix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     # 32 bits are kept, so that the sum with a position cannot overflow before the modulus.
-    words = (words ^ (words >> np.uint64(31))) >> _SHIFT_32
-    return words
+    return (words ^ (words >> np.uint64(31))) >> _SHIFT_32
 
 
 def seed_torch(seed: int, stream: str, *counts: int) -> None:
