@@ -1,1 +1,42 @@
-"""train"""
+"""PART 4: training: the settings, fit, checkpoints, evaluation, the report.
+
+Run        the frozen settings of a run
+fit        train, or continue, a run
+Result     how it ended
+Stopped    what fit raises after a signal, with the state saved
+evaluate   a finished run on its validation images, or on others
+Evaluation what a model answers on images
+load_model the model of a finished run
+
+Imported when first used: settings are read and written without waiting for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+_NAMES = {
+    "Run": "run",
+    "fit": "loop",
+    "Result": "loop",
+    "Stopped": "stop",
+    "evaluate": "restore",
+    "Evaluation": "measure",
+    "load_model": "restore",
+}
+
+__all__ = ["Evaluation", "Result", "Run", "Stopped", "evaluate", "fit", "load_model"]
+
+if TYPE_CHECKING:
+    from toque.train.loop import Result, fit
+    from toque.train.measure import Evaluation
+    from toque.train.restore import evaluate, load_model
+    from toque.train.run import Run
+    from toque.train.stop import Stopped
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"{__name__}.{_NAMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,52 @@
+"""The command line: verbs only. Each verb is a file; torch is imported when one runs.
+
+A user's mistake ends in one sentence and exit code 2; a bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from toque import checks
+from toque.cli import evaluate, new, predict, train
+
+app = typer.Typer(
+    name="toque",
+    help="From a folder of images to a trained model, in one command.",
+    epilog="Try: toque train fashion    (bundled data, two minutes on a laptop)",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train.train)
+app.command()(evaluate.evaluate)
+app.command()(predict.predict)
+app.command()(new.new)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: bool = typer.Option(False, "--version", help="Print the version and stop."),
+) -> None:
+    if version:
+        import toque
+
+        print(toque.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The entry point of the `toque` command."""
+    try:
+        app()
+    except checks.UserMistake as mistake:
+        print(f"toque: {mistake}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stop:
+        # train.Stopped carries the exit code of its signal; a bare Ctrl-C is 130.
+        print(f"\ntoque: {stop or 'stopped'}", file=sys.stderr)
+        sys.exit(getattr(stop, "code", 130))

@@ -1,0 +1,65 @@
+"""toque train: train, or continue, a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    data: Annotated[
+        str | None,
+        typer.Argument(help="'fashion' (bundled), a folder of images, or a .toml of settings."),
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="The run folder.  [default: runs/NAME of the data]")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, as epochs=20. Repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings from a file; write one with: toque new run.toml")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only warnings.")] = False,
+) -> None:
+    """Train a model on a folder of images; the same command again continues it.
+
+    DATA is a folder train/CLASS/*.jpg + val/CLASS/*.jpg, or CLASS/*.jpg, which is split.
+
+    Example: toque train photos/ --set epochs=20 --set model=resnet18
+    """
+    from toque.train import run as settings_of
+
+    if data is not None and data.endswith(".toml") and Path(data).is_file():
+        data, config = None, Path(data)
+    run = settings_of.load(config, _overrides(settings or []), data=data, out=out)
+
+    from toque.train import fit
+
+    result = fit(run, show="quiet" if quiet else "auto")
+    if quiet:
+        return
+    accuracy = "" if result.accuracy is None else f"accuracy {100 * result.accuracy:.2f} %, "
+    number = len(result.evaluation.targets)
+    print(
+        f"\n{accuracy}loss {result.loss:.4f} on {number} validation images, "
+        f"after {result.seconds:.0f} s\n"
+        f"weights  {result.weights}\n"
+        f"report   {result.report}   (open it in a browser)\n"
+        f"next     toque predict {result.out} IMAGE…   toque evaluate {result.out}"
+    )
+
+
+def _overrides(settings: list[str]) -> dict[str, str]:
+    from toque import checks
+
+    pairs = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise checks.invalid("--set", "a setting", "KEY=VALUE", text, "As in --set epochs=20.")
+        pairs[key.strip()] = value.strip()
+    return pairs

@@ -1,0 +1,55 @@
+"""Files that are whole or absent: written aside in the same folder, synced, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+_BLOCK_BYTES = 1 << 20
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, content: bytes | str) -> None:
+    """Replace a file by new content; a reader, or a kill, meets the old one or the new one whole.
+
+    The temporary lies in the same folder, because a rename is atomic only within a file system.
+
+    Raises: OSError: no space, no permission; the old file is untouched and no temporary is left
+    """
+    aside = path.with_name(f".writing-{path.name}")
+    try:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        sync(aside)
+        aside.replace(path)
+    except OSError:
+        aside.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer left aside in a folder."""
+    for path in folder.glob(".writing-*"):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,92 @@
+"""The end of a run: the kept weights, and the sentences that say how it went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from toque.data import Splits
+from toque.models.ema import EMA
+from toque.train import checkpoint, durable
+from toque.train.folder import RunFolder
+from toque.train.log import Row
+from toque.train.run import Run
+
+
+def keep_weights(
+    run: Run,
+    out: RunFolder,
+    network: nn.Module,
+    ema: EMA | None,
+    splits: Splits,
+    say: Callable[[str], None],
+) -> nn.Module:
+    """Write weights.safetensors from the best (or last) checkpoint; return the model holding them.
+
+    The file holds plain tensors and, as metadata, what it takes to use them: the model's name,
+    classes, channels and image size. Nothing in it depends on the time or the machine, so two runs
+    with the same bits give the same file.
+    """
+    state = _kept_state(run, out, say)
+    if ema is not None:
+        ema.load_state_dict(state["ema"])
+        kept = ema.model
+    else:
+        network.load_state_dict(state["model"])
+        kept = network
+    kept.eval()
+    tensors = {
+        # A copy of its own: safetensors refuses shared storage, as of tied weights.
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in kept.state_dict().items()
+    }
+    durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits)))
+    return kept
+
+
+def _kept_state(run: Run, out: RunFolder, say: Callable[[str], None]) -> Mapping[str, Any]:
+    while run.checkpoint.weights == "best" and (top := checkpoint.best(out.checkpoints)):
+        try:
+            return checkpoint.load(top.path)
+        except checkpoint.DamagedCheckpoint as damage:
+            checkpoint.set_aside(top.path)
+            say(f"warning: damaged checkpoint: {damage}; the best of the others is kept")
+    found, state, damages = checkpoint.load_newest(out.checkpoints)
+    for damage in damages:
+        say(f"warning: {damage}")
+    if found is None:
+        raise OSError(f"no whole checkpoint is left in {out.checkpoints}: train again")
+    return state
+
+
+def _metadata(run: Run, splits: Splits) -> dict[str, str]:
+    return {
+        "format": "pt",
+        "model": str(run.model),
+        "classes": json.dumps(splits.classes),
+        "in_channels": str(splits.channels),
+        "image_size": str(run.image_size),
+    }
+
+
+def epoch_sentence(row: Row, rows: list[Row]) -> str:
+    """ "epoch 3  loss 0.41 (train 0.52)  accuracy 91.2 % (best 91.4 %)" for a validation row."""
+    text = f"epoch {row['epoch']:.4g}  loss {row['loss']:.4f}"
+    train = [before for before in rows if before["split"] == "train"]
+    if train:
+        text += f" (train {train[-1]['loss']:.4f})"
+    if "accuracy" in row:
+        top = max(before["accuracy"] for before in rows if before["split"] == "val")
+        text += f"  accuracy {100 * row['accuracy']:.2f} % (best {100 * top:.2f} %)"
+    return text + f"  {row['time_s']:.0f} s"
+
+
+def stop_sentence(saved: bool, images_seen: int) -> str:
+    """What a person who stopped a run needs to know."""
+    if saved:
+        return f"stopped and saved at image {images_seen}; the same command continues there"
+    return "stopped; this state could not be saved, the same command continues from the one before"

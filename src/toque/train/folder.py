@@ -1,0 +1,197 @@
+"""The run folder: one run, one writer, and files that explain themselves.
+
+run.toml              every setting, resolved, and the environment it began in
+metrics.jsonl         a row for each stretch of training and each validation
+events.out.tfevents.* the same rows for TensorBoard
+checkpoints/          what the run continues from
+weights.safetensors   the best (or last) weights, once it is finished
+report.html           the run as a page
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import toque
+from toque import checks
+from toque.train import durable
+from toque.train import run as settings_of
+from toque.train.run import Run
+
+SETTINGS, METRICS, WEIGHTS, REPORT = (
+    "run.toml",
+    "metrics.jsonl",
+    "weights.safetensors",
+    "report.html",
+)
+_LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths of a run folder, and whether this process is the one that began it."""
+
+    path: Path
+    fresh: bool
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+    @property
+    def report(self) -> Path:
+        return self.path / REPORT
+
+
+def default_out(data: str) -> str:
+    """runs/NAME, by the last part of the data's path: "photos/flowers/" -> "runs/flowers"."""
+    return str(Path("runs") / (Path(data).resolve().name if data else "run"))
+
+
+@contextlib.contextmanager
+def opened(run: Run, environment: Mapping[str, Any]) -> Iterator[RunFolder]:
+    """Create or continue the run folder of resolved settings, alone until the block ends.
+
+    A folder that a user's mistake ends before the first checkpoint is removed again, if this call
+    made it: a mistake leaves nothing behind.
+
+    Raises: ValueError: the folder belongs to other settings or data, holds something else, cannot
+            be written, or another process trains in it
+    """
+    assert run.out is not None, "resolved settings name their folder"
+    path = Path(run.out)
+    existed, fresh = path.exists(), not (path / SETTINGS).is_file()
+    if fresh:
+        _refuse_foreign(path)
+    else:
+        refuse_other(path, run, environment)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / _LOCK).open("a+")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    with lock:
+        _lock(lock, path)
+        folder = RunFolder(path, fresh)
+        try:
+            if fresh:
+                durable.write(path / SETTINGS, _settings_text(run, environment))
+            yield folder
+        except OSError as error:
+            if fresh and not any(folder.checkpoints.glob("images-*")):
+                _remove(folder, existed)
+                raise _unwritable(path, error) from error
+            raise
+        except checks.UserMistake:
+            if fresh and not any(folder.checkpoints.glob("images-*")):
+                _remove(folder, existed)
+            raise
+
+
+def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
+    """The settings and the environment that a run folder was begun with.
+
+    Raises: FileNotFoundError: no folder, or no run.toml in it
+    """
+    file = path / SETTINGS
+    if not file.is_file():
+        near = checks.nearest(path.name, [found.parent.name for found in _runs_beside(path)])
+        raise checks.MissingFile(
+            f"{path} must be a run folder; there is no {SETTINGS} in it. "
+            + (near if "mean" in near else "Train one with: toque train DATA --out " + str(path))
+        )
+    tree = settings_of.read(file)
+    environment = tree.pop("environment", {})
+    return Run(**tree), environment
+
+
+def refuse_other(path: Path, run: Run, environment: Mapping[str, Any]) -> None:
+    """Raise ValueError if the folder's run has other settings or saw other data; name what."""
+    stored, began = read_run(path)
+    differing = settings_of.differences(stored, run)
+    if differing:
+        raise checks.InvalidValue(
+            f"{path} belongs to a run with other settings ({'; '.join(differing)}). "
+            "Give the same settings to continue it, or choose another folder with --out."
+        )
+    if began.get("data_fingerprint") != environment.get("data_fingerprint"):
+        raise checks.InvalidValue(
+            f"{path} belongs to a run on other data: {run.data} has changed since it began "
+            f"({began.get('train_images')} + {began.get('val_images')} images then, "
+            f"{environment.get('train_images')} + {environment.get('val_images')} now). "
+            "Put the data back to continue it, or choose another folder with --out."
+        )
+
+
+def _runs_beside(path: Path) -> Iterator[Path]:
+    return path.parent.glob(f"*/{SETTINGS}")
+
+
+def _settings_text(run: Run, environment: Mapping[str, Any]) -> str:
+    version = toque.__version__
+    return (
+        f"# The settings of this run, resolved by toque {version}. The same command continues it;\n"
+        f"# `toque train --config` on this file with another --out runs it anew.\n\n"
+        + run.as_toml()
+        + "\n# What it began with: for the record, not read as settings.\n"
+        + settings_of.table("environment", environment)
+    )
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise checks.invalid("train", "--out", "a folder", f"the file {path}", "Choose another.")
+    inside = [] if not path.exists() else [p.name for p in path.iterdir() if p.name != _LOCK]
+    if inside:
+        raise checks.InvalidValue(
+            f"train: --out must be a run folder or a new one; {path} holds other files "
+            f"({', '.join(sorted(inside)[:3])}). Choose another folder with --out."
+        )
+
+
+def _unwritable(path: Path, error: OSError) -> checks.InvalidValue:
+    return checks.invalid(
+        "train", "--out", "a folder that can be written", f"{path} ({error.strerror or error})",
+        "Choose another folder with --out, or make room there.",
+    )  # fmt: skip
+
+
+def _lock(lock: IO[str], path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        holder = lock.read().strip() or "unknown"
+        raise checks.InvalidValue(
+            f"{path} is in use: process {holder} trains in it. "
+            "Wait for it, stop it, or choose another folder with --out."
+        ) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+def _remove(folder: RunFolder, existed: bool) -> None:
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    for name in (SETTINGS, METRICS, _LOCK):
+        (folder.path / name).unlink(missing_ok=True)
+    for events in folder.path.glob("events.out.tfevents.*"):
+        events.unlink()
+    if not existed:
+        with contextlib.suppress(OSError):
+            folder.path.rmdir()

@@ -1,0 +1,158 @@
+"""What is measured while training: sums since the last row, metrics.jsonl, TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from toque.train import durable
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+Row = dict[str, Any]
+
+
+class NonFiniteLoss(Exception):
+    """The loss was not a number, `steps_ago` steps before the last one added."""
+
+    def __init__(self, value: float, steps_ago: int) -> None:
+        super().__init__(f"loss {value}, {steps_ago} steps ago")
+        self.value = value
+        self.steps_ago = steps_ago
+
+
+class Window:
+    """Loss and accuracy of the images since the last row.
+
+    Outputs are only kept by `add` and looked at together by `settle`, once for many steps: reading
+    a value costs a synchronisation on a GPU and several small operations everywhere. Sums are taken
+    in step order, so that they do not depend on when they were settled or saved.
+    """
+
+    _PENDING_STEPS = 32
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._loss_sum = 0.0
+        self._correct: int | None = 0
+        self._pending: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def add(self, loss: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> bool:
+        """Keep one step's results (detached, on their device); true when it is time to settle."""
+        self._pending.append((loss.detach(), outputs.detach(), targets))
+        return len(self._pending) >= self._PENDING_STEPS
+
+    def settle(self) -> None:
+        """Read what is pending into the sums.
+
+        Raises: NonFiniteLoss: one of the losses is infinite or not a number
+        """
+        if not self._pending:
+            return
+        pending, self._pending = self._pending, []
+        losses = torch.stack([loss for loss, _, _ in pending]).tolist()
+        for position, (value, (_, _, targets)) in enumerate(zip(losses, pending, strict=True)):
+            if not math.isfinite(value):
+                raise NonFiniteLoss(value, len(pending) - 1 - position)
+            self._loss_sum += value * len(targets)
+            self.images += len(targets)
+        if self._correct is not None:
+            outputs = torch.cat([outputs for _, outputs, _ in pending])
+            right = num_correct(outputs, torch.cat([targets for _, _, targets in pending]))
+            self._correct = None if right is None else self._correct + right
+
+    def take(self) -> Row:
+        """The means since the last row, and a fresh start."""
+        images = max(1, self.images)
+        row: Row = {"loss": self._loss_sum / images}
+        if self._correct is not None:
+            row["accuracy"] = self._correct / images
+        self.images, self._loss_sum, self._correct = 0, 0.0, 0
+        return row
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"images": self.images, "loss_sum": self._loss_sum, "correct": self._correct}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.images, self._loss_sum = state["images"], state["loss_sum"]
+        self._correct = state["correct"]
+
+
+def num_correct(outputs: torch.Tensor, targets: torch.Tensor) -> int | None:
+    """How many of the largest logits are at the target.
+
+    Shape: outputs [B, K], targets [B] (classes) or [B, K] (shares of each class)
+    None where that has no meaning: outputs of another shape, or targets that are numbers.
+    """
+    if outputs.ndim != 2:
+        return None
+    if targets.is_floating_point():
+        if targets.shape != outputs.shape or outputs.shape[1] == 1:
+            return None
+        targets = targets.argmax(1)
+    return int((outputs.argmax(1) == targets).sum())
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard events, cut back to where a resumed run continues."""
+
+    def __init__(self, folder: Path, file: Path, images_seen: int, tensorboard: bool) -> None:
+        self._folder = folder
+        self._images_seen = images_seen
+        self._tensorboard = tensorboard
+        self._writer: SummaryWriter | None = None
+        kept = [row for row in read_rows(file) if row["images_seen"] <= images_seen]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        if file.exists():
+            durable.write(file, text)
+        self._file = file.open("a", encoding="utf-8")
+        self.rows = kept
+
+    def write(self, row: Row) -> None:
+        """Append one row, with numbers rounded to what is significant."""
+        row = {
+            key: float(f"{value:.7g}") if isinstance(value, float) else value
+            for key, value in row.items()
+        }
+        self.rows.append(row)
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            self._write_events(row)
+
+    def _write_events(self, row: Row) -> None:
+        if self._writer is None:
+            # Imported here: it costs a second or more.
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What a killed run wrote after its last checkpoint is written again: hide the first.
+            purge = self._images_seen + 1 if self._images_seen else None
+            self._writer = SummaryWriter(str(self._folder), purge_step=purge)
+        for name in ("loss", "accuracy", "learning_rate", "images_per_s"):
+            if name in row:
+                tag = f"{name}/{row['split']}"
+                self._writer.add_scalar(tag, row[name], row["images_seen"])
+
+    def close(self) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a metrics.jsonl; a last line torn by a kill is left out."""
+    if not file.is_file():
+        return []
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

@@ -1,0 +1,251 @@
+"""fit: the whole training, from top to bottom."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from toque import checks, data, random
+from toque.models.ema import EMA
+from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
+from toque.train.log import MetricsLog, NonFiniteLoss, Window
+from toque.train.measure import Evaluation, Loss, measure
+from toque.train.prepare import Own, OwnData, OwnModel
+from toque.train.run import Run
+from toque.train.saving import Saver
+from toque.train.stop import Stopped, StopRequest
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    run:         the resolved settings
+    out:         the run folder
+    model:       the network with the kept weights, in evaluation mode
+    classes:     the names of its outputs
+    evaluation:  what the kept weights answer on the validation images
+    images_seen: how many images were trained on, also before a restart
+    seconds:     how long this call took
+    """
+
+    run: Run
+    out: Path
+    model: nn.Module
+    classes: tuple[str, ...]
+    evaluation: Evaluation
+    images_seen: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float | None:
+        return self.evaluation.accuracy
+
+    @property
+    def loss(self) -> float:
+        return self.evaluation.loss
+
+    @property
+    def weights(self) -> Path:
+        return self.out / folder.WEIGHTS
+
+    @property
+    def report(self) -> Path:
+        return self.out / folder.REPORT
+
+
+def fit(
+    run: Run,
+    *,
+    train: OwnData | None = None,
+    val: OwnData | None = None,
+    model: OwnModel | None = None,
+    loss: Loss | None = None,
+    show: progress.Kind = "auto",
+) -> Result:
+    """Train, or continue, the run that the settings describe; a pure function of them and the data.
+
+    Killed at any moment and called again with the same arguments, it ends in the same bits (same
+    machine and number of torch threads). Progress is counted in images: order, augmentation,
+    learning rate and torch's own draws are functions of (seed, images seen).
+
+    Args:    train, val: your own Dataset giving (image, label), in place of `run.data`; without
+             `val` a keyed share of `train` is kept to validate
+             model: your own module, or a function that builds it (called under the run's seed;
+             prefer it: a module you built has drawn its weights from somewhere else)
+             loss: (outputs, targets) -> mean over the batch
+             show: "auto", "bar", "lines" or "quiet"
+    Raises:  ValueError, TypeError, FileNotFoundError: one sentence with the fix, before anything is
+             written
+             Stopped: after SIGINT or SIGTERM, with the state saved
+    Example: >>> result = toque.fit(toque.Run(data="photos/", model="resnet18", epochs=10))
+             >>> result.accuracy, result.report
+    """
+    began = time.monotonic()
+    own = Own(train, val, model, loss)
+    splits = prepare.open_splits(run, own)
+    run = prepare.resolve(run, splits, own)
+    device = prepare.pick_device(run.device)
+    training_pipeline, validation_pipeline = prepare.pipelines(run, splits)
+    network = prepare.build_model(run, splits, own, device)
+    training_loss, validation_loss = prepare.build_losses(run, own)
+    optimizer = optimise.create(
+        run.optimizer, optimise.parameter_groups(network, run.optimizer.weight_decay)
+    )
+    num_images = len(splits.train)
+    # Every batch is full, so the run ends with the first batch that completes the last epoch.
+    total_images = math.ceil(run.epochs * num_images / run.batch_size) * run.batch_size
+    rate = optimise.schedule(run, num_images, total_images)
+    ema = (
+        EMA(network, half_life_images=run.ema.half_life_epochs * num_images)
+        if run.ema.half_life_epochs
+        else None
+    )
+    window = Window()
+    images_seen = 0
+    shown = progress.create(show)
+    recorded = prepare.record(splits, device)
+
+    def state() -> dict[str, Any]:
+        return {
+            "model": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "ema": ema.state_dict() if ema else None,
+            "images_seen": images_seen,
+            "window": window.state_dict(),
+            "environment": environment.fingerprint(device),
+        }
+
+    def validate(model: nn.Module) -> Evaluation:
+        batches = data.evaluation_batches(
+            splits.val,
+            validation_pipeline,
+            batch_size=run.batch_size,
+            threads=run.threads or 1,
+            workers=run.workers,
+        )
+        return measure(model, batches, validation_loss, device)
+
+    with folder.opened(run, recorded) as out, StopRequest() as stop, contextlib.ExitStack() as end:
+        found, restored, damages = checkpoint.load_newest(out.checkpoints)
+        for damage in damages:
+            shown.say(f"warning: {damage}")
+        if found is not None:
+            network.load_state_dict(restored["model"])
+            optimizer.load_state_dict(restored["optimizer"])
+            if ema:
+                ema.load_state_dict(restored["ema"])
+            window.load_state_dict(restored["window"])
+            images_seen = restored["images_seen"]
+            shown.say(f"{out.path} continues at image {images_seen} of {total_images}")
+            changed = environment.differences(restored["environment"], recorded)
+            if changed:
+                shown.say(
+                    f"warning: this run cannot end in the bits it would have had: "
+                    f"{', '.join(changed)} since it was saved."
+                )
+        log = MetricsLog(out.path, out.metrics, images_seen, run.log.tensorboard)
+        end.callback(log.close)
+        saver = Saver(out.checkpoints, run.checkpoint, shown.say)
+        if found is None and isinstance(model, nn.Module):
+            # Weights from somewhere else: a restart must not depend on drawing them again.
+            saver.save(state(), 0, None)
+
+        batches = data.train_batches(
+            splits.train,
+            training_pipeline,
+            seed=run.seed,
+            batch_size=run.batch_size,
+            start_images=images_seen,
+            stop_images=total_images,
+            threads=run.threads or 1,
+            workers=run.workers,
+        )
+        end.enter_context(contextlib.closing(batches))
+        row_images = run.log.every_images or num_images
+        row_began, row_began_images = time.monotonic(), images_seen
+        first_step = True
+        shown.begin(images_seen, total_images)
+        end.callback(shown.end)
+        network.train()
+        for batch in batches:
+            random.seed_torch(run.seed, "step", images_seen, 0)
+            learning_rate = rate(images_seen)
+            optimise.set_learning_rate(optimizer, learning_rate)
+            images = batch.images.to(device, non_blocking=True)
+            targets = batch.targets.to(device, non_blocking=True)
+            outputs = network(images)
+            value = training_loss(outputs, targets)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            before, images_seen = images_seen, images_seen + len(targets)
+            if ema:
+                ema.update(network, len(targets))
+
+            row_due = images_seen // row_images > before // row_images
+            epoch_done = images_seen // num_images > before // num_images
+            last = images_seen >= total_images
+            save_due = epoch_done or last or saver.due() or stop.signal_number is not None
+            if window.add(value, outputs, targets) or row_due or save_due or first_step:
+                # Also before every checkpoint: a state that led to no number is never saved.
+                try:
+                    window.settle()
+                except NonFiniteLoss as bad:
+                    at = images_seen - bad.steps_ago * run.batch_size
+                    raise checks.InvalidValue(
+                        f"fit: loss must be finite; got {bad.value} at image {at} (step "
+                        f"{at // run.batch_size}, learning rate {learning_rate:.3g}). Lower "
+                        "optimizer.learning_rate or lengthen schedule.warmup_epochs; if it is so "
+                        "at step 1, look at the images and the loss."
+                    ) from None
+                first_step = False
+            if row_due or last:
+                now = time.monotonic()
+                row = window.take()
+                row |= {
+                    "images_seen": images_seen,
+                    "epoch": images_seen / num_images,
+                    "split": "train",
+                    "learning_rate": learning_rate,
+                    "images_per_s": (images_seen - row_began_images) / max(now - row_began, 1e-9),
+                    "time_s": now - began,
+                }
+                log.write(row)
+                shown.step(images_seen, row["loss"], learning_rate)
+                row_began, row_began_images = now, images_seen
+            score = None
+            if epoch_done or last:
+                evaluation = validate(ema.model if ema else network)
+                score = evaluation.score
+                now = time.monotonic()
+                row = {
+                    "images_seen": images_seen,
+                    "epoch": images_seen / num_images,
+                    "split": "val",
+                    "loss": evaluation.loss,
+                    "images_per_s": len(splits.val) / max(now - row_began, 1e-9),
+                    "time_s": now - began,
+                }
+                if evaluation.accuracy is not None:
+                    row["accuracy"] = evaluation.accuracy
+                log.write(row)
+                shown.say(finish.epoch_sentence(row, log.rows))
+                row_began = time.monotonic()
+            if save_due:
+                saved = saver.save(state(), images_seen, score)
+                if stop.signal_number is not None and not last:
+                    raise Stopped(stop.signal_number, finish.stop_sentence(saved, images_seen))
+
+        shown.end()
+        kept = finish.keep_weights(run, out, network, ema, splits, shown.say)
+        evaluation = validate(kept)
+        seconds = time.monotonic() - began
+        finish.write_report(run, out, splits, training_pipeline, evaluation, log.rows, recorded)
+        return Result(run, out.path, kept, splits.classes, evaluation, images_seen, seconds)

@@ -1,0 +1,137 @@
+"""The optimiser by name and settings, and schedules that are functions of images seen."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from toque import checks
+from toque.train.run import OptimizerSettings, Run
+
+Schedule = Callable[[int], float]
+
+
+def default_learning_rate(name: str, batch_size: int) -> float:
+    """0.001 for optimisers that normalise their step; for sgd 0.1 per 256 images.
+
+    Source: the linear scaling rule, Goyal 2017, arXiv:1706.02677, section 2.1
+    """
+    return 0.1 * batch_size / 256 if name.lower() == "sgd" else 1e-3
+
+
+def resolve_optimizer(settings: OptimizerSettings, batch_size: int) -> OptimizerSettings:
+    """The settings with every default filled in, checked against the class's own arguments.
+
+    Raises: ValueError: no such class in torch.optim, or an argument that it does not take
+    """
+    kind = _class(settings.name)
+    filled = settings.model_dump()
+    if settings.learning_rate is None:
+        filled["learning_rate"] = default_learning_rate(settings.name, batch_size)
+    if settings.name.lower() == "sgd":
+        filled.setdefault("momentum", 0.9)
+        filled.setdefault("nesterov", filled["momentum"] > 0)
+    known = set(inspect.signature(kind).parameters) - {"params", "lr"}
+    for argument in settings.model_extra or {}:
+        if argument not in known:
+            raise checks.InvalidValue(
+                f"run.toml [optimizer]: {argument} is not a setting of {kind.__name__}. "
+                f"{checks.nearest(argument, known | {'learning_rate'})}"
+            )
+    return OptimizerSettings(**filled)
+
+
+def create(settings: OptimizerSettings, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser over parameter groups, with the arguments that `resolve_optimizer` checked.
+
+    A group may carry `lr_scale`; torch's optimisers ignore it, so `set_learning_rate` multiplies it
+    in.
+    Raises: ValueError: the class refuses a value (its own words are quoted)
+    """
+    kind = _class(settings.name)
+    arguments = dict(settings.model_extra or {})
+    if "weight_decay" in inspect.signature(kind).parameters:
+        arguments["weight_decay"] = settings.weight_decay
+    if "betas" in arguments:
+        arguments["betas"] = tuple(arguments["betas"])
+    try:
+        return kind(groups, lr=settings.learning_rate, **arguments)
+    except (TypeError, ValueError) as error:
+        raise checks.InvalidValue(
+            f"run.toml [optimizer]: {kind.__name__} refused its settings ({error}). "
+            "Change or remove that setting."
+        ) from error
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the rate, times the group's own `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+
+
+def schedule(run: Run, num_images: int, total_images: int) -> Schedule:
+    """The learning rate as a function of images seen: a linear warm-up, then the named decay.
+
+    Args:    num_images: images of one epoch; total_images: images of the whole run
+    Example: >>> rate = schedule(run, num_images=10_000, total_images=100_000)
+             >>> rate(0), rate(100_000)
+    """
+    peak = run.optimizer.learning_rate
+    assert peak is not None, "resolve_optimizer fills it in"
+    warmup = min(round(run.schedule.warmup_epochs * num_images), total_images)
+    # The first step learns too: the rise begins one batch above 0.
+    first = run.batch_size
+    floor = run.schedule.final_fraction
+    name = run.schedule.name
+    decaying = max(1, total_images - warmup)
+
+    def rate(images_seen: int) -> float:
+        if images_seen < warmup:
+            return peak * min(1.0, (images_seen + first) / (warmup + first))
+        progress = min(1.0, (images_seen - warmup) / decaying)
+        if name == "constant":
+            return peak
+        remaining = 1 - progress if name == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+        return peak * (floor + (1 - floor) * remaining)
+
+    return rate
+
+
+def _class(name: str) -> type[torch.optim.Optimizer]:
+    known = {
+        attribute.lower(): value
+        for attribute, value in vars(torch.optim).items()
+        if inspect.isclass(value)
+        and issubclass(value, torch.optim.Optimizer)
+        and value is not torch.optim.Optimizer
+    }
+    if name.lower() not in known:
+        raise checks.InvalidValue(
+            f"run.toml [optimizer]: {name} is not an optimiser of torch.optim. "
+            f"{checks.nearest(name.lower(), known)}"
+        )
+    return known[name.lower()]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups: weights with decay; biases, norms and other vectors without.
+
+    Raises: ValueError: a model without a parameter that needs a gradient
+    """
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise checks.invalid(
+            "fit", "the model", "one with trainable parameters", "none", "Unfreeze some of them."
+        )
+    matrices = [parameter for parameter in trainable if parameter.ndim > 1]
+    vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

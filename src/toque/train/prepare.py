@@ -1,0 +1,174 @@
+"""From settings to the parts of a run: data, pipelines, model, loss, device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import toque
+from toque import augment, checks, data, losses, models, random
+from toque.data import Source, Splits
+from toque.train import environment, optimise
+from toque.train.folder import default_out
+from toque.train.measure import Loss
+from toque.train.run import Run
+
+OwnData = Source | Dataset[Any]
+OwnModel = nn.Module | Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class Own:
+    """What a caller of fit brings along instead of naming it in the settings."""
+
+    train: OwnData | None = None
+    val: OwnData | None = None
+    model: OwnModel | None = None
+    loss: Loss | None = None
+
+
+def open_splits(run: Run, own: Own) -> Splits:
+    """The training and validation images: the caller's own, or what `run.data` names.
+
+    Raises: ValueError: validation data without training data
+            and what `toque.data.open` raises
+    """
+    if own.train is None:
+        if own.val is not None:
+            raise checks.invalid(
+                "fit", "train", "given together with val", None, "Pass train=… as well."
+            )
+        return data.open(run.data, seed=run.seed, val_fraction=run.val_fraction, on_bad=run.on_bad)
+    return data.own(own.train, own.val, seed=run.seed, val_fraction=run.val_fraction)
+
+
+def resolve(run: Run, splits: Splits, own: Own) -> Run:
+    """The settings with everything unset chosen from the data; what run.toml stores.
+
+    A small picture gets a small network at its own size; a photo gets 224 pixels and a ResNet-18.
+
+    Raises: ValueError: an optimiser, argument, preset or model that does not exist
+    """
+    image_size = run.image_size or natural_size(splits.train)
+    model = run.model or (models.SMALL if image_size <= 64 else "resnet18")
+    if own.model is not None:
+        kind = own.model if isinstance(own.model, type) else type(own.model)
+        model = f"own:{getattr(own.model, '__qualname__', kind.__qualname__)}"
+    rows = max(run.batch_size, len(splits.train) // 20)
+    return run.changed(
+        data="own" if own.train is not None else run.data,
+        out=run.out or default_out("own" if own.train is not None else run.data),
+        image_size=image_size,
+        model=model,
+        augment=run.augment or "light",
+        threads=run.threads or num_cores(),
+        optimizer=optimise.resolve_optimizer(run.optimizer, run.batch_size).model_dump(),
+        log={**run.log.model_dump(), "every_images": run.log.every_images or rows},
+    )
+
+
+def num_cores() -> int:
+    """The cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def natural_size(source: Source) -> int:
+    """The size a model should see: that of small images, else 224.
+
+    It looks at the short sides of up to 16 images spread over the source.
+    """
+    looked_at = np.unique(np.linspace(0, len(source) - 1, 16).astype(int))
+    short = int(np.median([min(source.read(int(i)).shape[-2:]) for i in looked_at]))
+    return short if short <= 64 else min(224, round(short / 32) * 32)
+
+
+def pipelines(run: Run, splits: Splits) -> tuple[augment.Compose | None, augment.Compose | None]:
+    """The training and the validation pipeline; None for both if the caller's tensors are ready."""
+    if run.augment == "off":
+        return None, None
+    assert run.augment is not None and run.image_size is not None
+    size = run.image_size
+    return (
+        augment.preset(run.augment, size, channels=splits.channels),
+        augment.preset("none", size, channels=splits.channels),
+    )
+
+
+def build_model(run: Run, splits: Splits, own: Own, device: torch.device) -> nn.Module:
+    """The model, initialised from the seed alone, on its device.
+
+    A module that the caller built comes with the weights it has.
+    """
+    random.seed_torch(run.seed, "init")
+    if isinstance(own.model, nn.Module):
+        model = own.model
+    elif own.model is not None:
+        model = own.model()
+    else:
+        assert run.model is not None
+        model = models.create(
+            run.model,
+            num_classes=len(splits.classes),
+            in_channels=splits.channels,
+            pretrained=run.pretrained,
+            image_size=run.image_size,
+        )
+    return model.to(device)
+
+
+def build_losses(run: Run, own: Own) -> tuple[Loss, Loss]:
+    """The loss to minimise, and the one to validate with: the same, but without smoothing."""
+    if own.loss is not None:
+        return own.loss, own.loss
+    name, smoothing = run.loss.name, run.loss.label_smoothing
+    if name == "cross_entropy":
+        return losses.create(name, label_smoothing=smoothing), losses.create(name)
+    return losses.create(name), losses.create(name)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device by name; "auto" is CUDA where there is one.
+
+    Raises: ValueError: no such device here
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise checks.invalid(
+            "run.toml", "device", "one this machine has", f"{name} ({reason})",
+            'Set device = "auto" or "cpu".',
+        ) from None  # fmt: skip
+    if device.type == "cuda":
+        # Left alone, cuDNN picks its algorithms by timing them, and so its bits.
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def record(splits: Splits, device: torch.device) -> dict[str, Any]:
+    """What run.toml says of the environment and the data that a run began with."""
+    return {
+        "toque": toque.__version__,
+        **environment.fingerprint(device),
+        "data_fingerprint": data.fingerprint(splits),
+        "train_images": len(splits.train),
+        "val_images": len(splits.val),
+        "left_out_images": len(splits.bad),
+        "channels": splits.channels,
+        "classes": list(splits.classes),
+        "git": environment.git_state(Path.cwd()),
+    }

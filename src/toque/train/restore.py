@@ -1,0 +1,100 @@
+"""A finished run, back from its folder: the model with its weights, and its evaluation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from toque import augment, checks, data, losses, models
+from toque.train import prepare
+from toque.train.folder import WEIGHTS, read_run
+from toque.train.measure import Evaluation, measure
+from toque.train.run import Run
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model as a run left it, with what it takes to ask it.
+
+    pipeline: turns uint8 images into what the model expects, without any draw
+    """
+
+    run: Run
+    model: nn.Module
+    classes: tuple[str, ...]
+    channels: int
+    pipeline: augment.Compose
+
+
+def load_model(path: str | Path, *, model: nn.Module | None = None, device: str = "cpu") -> Trained:
+    """The trained model of a run folder, in evaluation mode.
+
+    Args:   model: the module to load the weights into, for a run on a module of your own
+    Raises: FileNotFoundError: no run folder, or a run that has not finished
+            ValueError: a damaged file, or weights of another architecture
+    """
+    path = Path(path)
+    run, environment = read_run(path)
+    file = path / WEIGHTS
+    if not file.is_file():
+        raise checks.MissingFile(
+            f"{path} must be a finished run; it has no {WEIGHTS}. "
+            f"Continue it with: toque train --config {path / 'run.toml'}"
+        )
+    try:
+        with safe_open(file, framework="pt", device=device) as opened:
+            metadata = opened.metadata()
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise checks.invalid(
+            "load_model", str(file), "a whole safetensors file", f"an error ({error})",
+            "Run the training command again: it writes the file anew from the checkpoint.",
+        ) from None  # fmt: skip
+    classes = tuple(json.loads(metadata["classes"]))
+    channels, image_size = int(metadata["in_channels"]), int(metadata["image_size"])
+    if model is None:
+        if metadata["model"].startswith("own:"):
+            raise checks.InvalidValue(
+                f"{path} was trained on a module of your own ({metadata['model'][4:]}), which "
+                "toque cannot build. Use toque.train.load_model(path, model=…) from Python."
+            )
+        model = models.create(
+            metadata["model"], num_classes=len(classes), in_channels=channels, image_size=image_size
+        )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise checks.invalid(
+            "load_model", "the model", f"the one {file} was saved from", first,
+            "Build the same architecture.",
+        ) from None  # fmt: skip
+    pipeline = augment.preset("none", image_size, channels=channels)
+    return Trained(run, model.to(device).eval(), classes, channels, pipeline)
+
+
+def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "auto") -> Evaluation:
+    """A finished run on its own validation images, or on the validation part of other data.
+
+    Each image is counted exactly once.
+
+    Raises: FileNotFoundError, ValueError: as `load_model` and `toque.data.open`; classes that are
+            not those of the run
+    """
+    chosen = prepare.pick_device(device)
+    trained = load_model(path, device=str(chosen))
+    run = trained.run if data_path is None else trained.run.changed(data=data_path)
+    splits = prepare.open_splits(run, prepare.Own())
+    if splits.classes != trained.classes:
+        raise checks.invalid(
+            "evaluate", "the data", f"of the run's classes {list(trained.classes)}",
+            list(splits.classes), "Name the class folders as in training.",
+        )  # fmt: skip
+    batches = data.evaluation_batches(
+        splits.val, trained.pipeline, batch_size=run.batch_size, threads=prepare.num_cores()
+    )
+    return measure(trained.model, batches, losses.create("cross_entropy"), chosen)

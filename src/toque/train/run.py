@@ -1,0 +1,309 @@
+"""Run: the frozen settings of one training run, and their TOML.
+
+A run is data. Everything that can change its result stands here, is checked before anything is
+written, and is stored fully resolved beside the result.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from toque import checks
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class OptimizerSettings(_Section):
+    """Which torch.optim class, and its arguments by their torch names."""
+
+    # Further keys are arguments of the torch.optim class; optimise.py checks them by its signature.
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = Field("sgd", description="any class of torch.optim: sgd, adamw, ...")
+    learning_rate: float | None = Field(
+        None, gt=0, description="peak rate; unset: 0.001 for adam kinds, 0.1 per 256 images for sgd"
+    )
+    weight_decay: float = Field(
+        5e-4, ge=0, description="not applied to biases and normalisation parameters"
+    )
+
+
+class ScheduleSettings(_Section):
+    """The learning rate as a function of images seen."""
+
+    name: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="cosine, linear or constant, after the warm-up"
+    )
+    warmup_epochs: float = Field(0.5, ge=0, description="linear rise from 0 to the peak rate")
+    final_fraction: float = Field(
+        0.0, ge=0, le=1, description="the rate at the end, as a fraction of the peak"
+    )
+
+
+class LossSettings(_Section):
+    """What is minimised."""
+
+    name: str = Field("cross_entropy", description="a name of toque.losses")
+    label_smoothing: float = Field(
+        0.1, ge=0, lt=1, description="share of the target spread evenly over the classes"
+    )
+
+
+class EMASettings(_Section):
+    """A moving average of the weights, evaluated and kept instead of the last weights."""
+
+    half_life_epochs: float = Field(
+        0.0, ge=0, description="0: off; else the average forgets half in this time"
+    )
+
+
+class CheckpointSettings(_Section):
+    """When the state is saved besides the end of every epoch, and what stays."""
+
+    every_s: float = Field(
+        300.0, gt=0, description="also save when this many seconds passed since the last save"
+    )
+    keep: int = Field(2, ge=1, description="how many of the newest stay; the best always stays")
+    weights: Literal["best", "last"] = Field(
+        "best", description="which weights become weights.safetensors: best accuracy, or last"
+    )
+
+
+class LogSettings(_Section):
+    """What is written while training."""
+
+    every_images: int | None = Field(
+        None, ge=1, description="images in one training row; unset: 20 rows an epoch"
+    )
+    tensorboard: bool = Field(True, description="also write TensorBoard events")
+
+
+class Run(_Section):
+    """The settings of one training run; frozen, checked, and the same from Python, TOML and CLI.
+
+    Unset values (None) are chosen from the data when training starts and stored in run.toml.
+
+    Raises:  ValueError: an unknown setting (the nearest name is suggested) or a value out of range
+    Example: >>> run = Run(data="photos/", model="resnet18", epochs=10)
+    """
+
+    data: str = Field("fashion", description="'fashion' (bundled), or a folder of images")
+    out: str | None = Field(None, description="the run folder; unset: runs/NAME of the data")
+    model: str | None = Field(
+        None, description="resnet18, timm/NAME, torchvision/NAME, package.module:function"
+    )
+    pretrained: bool = Field(False, description="start from published weights (timm, torchvision)")
+    epochs: float = Field(10, gt=0, description="how often each image is seen")
+    seed: int = Field(0, description="with the settings and the data it decides every bit")
+    batch_size: int = Field(64, ge=1, description="images a step")
+    image_size: int | None = Field(
+        None, ge=1, description="height and width in pixels that the model sees"
+    )
+    augment: str | None = Field(
+        None, description="imagenet, light, cifar or none: see toque.augment.preset"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    val_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of a folder without train/ and val/ kept to validate"
+    )
+    on_bad: Literal["raise", "skip"] = Field(
+        "raise", description="unreadable images: stop and name them, or leave them out and say so"
+    )
+    threads: int | None = Field(
+        None, ge=1, description="threads that decode and augment; unset: one per core"
+    )
+    workers: int = Field(
+        0, ge=0, description="processes that read a dataset of your own, if its Python is slow"
+    )
+    optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    loss: LossSettings = Field(default_factory=LossSettings)
+    ema: EMASettings = Field(default_factory=EMASettings)
+    checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
+
+    def __init__(self, /, **settings: Any) -> None:
+        if isinstance(settings.get("data"), Path):
+            settings["data"] = str(settings["data"])
+        if isinstance(settings.get("out"), Path):
+            settings["out"] = str(settings["out"])
+        try:
+            super().__init__(**settings)
+        except ValidationError as error:
+            raise checks.InvalidValue(_explain(error)) from None
+
+    def changed(self, **settings: Any) -> Run:
+        """A copy with some settings replaced, checked again."""
+        return Run(**{**self.as_dict(), **settings})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values; what is unset (None) is left out."""
+        return self.model_dump(exclude_none=True)
+
+    def as_toml(self) -> str:
+        """The settings as TOML with a comment for each; unset ones stand there commented out."""
+        return "\n".join(_toml_lines(self)) + "\n"
+
+
+# What may differ between two commands that continue the same run: nothing of it changes the bits
+# (device and threads of torch are in the fingerprint of the environment instead).
+NOT_IDENTITY = frozenset({"out", "device", "threads", "workers"})
+_NOT_IDENTITY_SECTIONS = ("log.", "checkpoint.every_s", "checkpoint.keep")
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one level: {"optimizer": {"name": "sgd"}} -> {"optimizer.name": "sgd"}."""
+    items: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            items.update(flat(value, f"{prefix}{key}."))
+        else:
+            items[prefix + key] = value
+    return items
+
+
+def differences(stored: Run, asked: Run) -> list[str]:
+    """What separates two runs that cannot be the same: ["epochs: 10 there, 20 here", ...]."""
+    there, here = flat(stored.as_dict()), flat(asked.as_dict())
+    return [
+        f"{key}: {there.get(key, 'unset')} there, {here.get(key, 'unset')} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+        and key not in NOT_IDENTITY
+        and not key.startswith(_NOT_IDENTITY_SECTIONS)
+    ]
+
+
+def load(
+    source: Path | None = None, overrides: Mapping[str, str] | None = None, **settings: Any
+) -> Run:
+    """Settings from a TOML file, then single settings, then dotted overrides ("optimizer.name").
+
+    The override values are read as TOML ("true", "3", "[0.9, 0.95]"), else as a string.
+
+    Raises: FileNotFoundError: no such file
+            ValueError: not TOML, an unknown setting, a value out of range
+    """
+    tree: dict[str, Any] = read(source) if source else {}
+    tree.pop("environment", None)
+    tree.update({key: value for key, value in settings.items() if value is not None})
+    for path, text in (overrides or {}).items():
+        *sections, key = path.split(".")
+        table = tree
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise checks.invalid("--set", path, "a setting", text, f"{section} has no parts.")
+        table[key] = _parse(text)
+    try:
+        return Run(**tree)
+    except checks.InvalidValue as error:
+        where = source.name if source else "--set" if overrides else "Run"
+        raise checks.InvalidValue(where + str(error).removeprefix("Run")) from None
+
+
+def read(source: Path) -> dict[str, Any]:
+    """The tables of a TOML file, unchecked.
+
+    Raises: FileNotFoundError: no such file
+            ValueError: not TOML
+    """
+    if not source.is_file():
+        raise checks.MissingFile(
+            f"--config: {source} must be a file of settings; there is none. "
+            f"Write one with: toque new {source}"
+        )
+    try:
+        return tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise checks.invalid(
+            source.name, "the file", "TOML", f"an error: {error}", "Mend that line."
+        ) from None
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _settings_of(sections: list[str]) -> type[BaseModel]:
+    section: type[BaseModel] = Run
+    for name in sections:
+        annotation = section.model_fields[name].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return section
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    *sections, key = map(str, problem["loc"])
+    where = f"Run [{'.'.join(sections)}]" if sections else "Run"
+    if problem["type"] == "extra_forbidden":
+        known = _settings_of(sections).model_fields
+        return f"{where}: {key} is not a setting. {checks.nearest(key, known)}"
+    rule = problem["msg"].removeprefix("Input should be ")
+    value = "a table" if isinstance(problem["input"], Mapping) else repr(problem["input"])
+    return checks.sentence(where, key, rule, value, "Mend it, or leave it out.")
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    # TOML's basic strings are JSON's, but for DEL, which must be escaped too.
+    escaped = "".join(
+        f"\\u{ord(letter):04X}" if ord(letter) < 32 or ord(letter) == 127 else letter
+        for letter in str(value).replace("\\", "\\\\").replace('"', '\\"')
+    )
+    return f'"{escaped}"'
+
+
+def _toml_key(key: str) -> str:
+    plain = key.replace("-", "").replace("_", "")
+    return key if plain.isascii() and plain.isalnum() else _toml_value(key)
+
+
+def _toml_lines(section: BaseModel, name: str = "") -> Iterator[str]:
+    if name:
+        yield ""
+        yield f"[{name}]"
+    fields = type(section).model_fields
+    values = {key: getattr(section, key) for key in fields} | (section.model_extra or {})
+    for key, value in values.items():
+        if isinstance(value, BaseModel):
+            continue
+        description = fields[key].description if key in fields else None
+        line = f"# {key} =" if value is None else f"{_toml_key(key)} = {_toml_value(value)}"
+        yield f"{line:<32}  # {description}" if description else line
+    for key, value in values.items():
+        if isinstance(value, BaseModel):
+            yield from _toml_lines(value, key)
+
+
+def table(name: str, values: Mapping[str, Any]) -> str:
+    """One TOML table of plain values, nested tables included; None is left out."""
+    lines = [f"[{name}]"]
+    lines += [
+        f"{_toml_key(key)} = {_toml_value(value)}"
+        for key, value in values.items()
+        if value is not None and not isinstance(value, Mapping)
+    ]
+    nested = [
+        table(f"{name}.{_toml_key(key)}", value)
+        for key, value in values.items()
+        if isinstance(value, Mapping)
+    ]
+    return "\n".join(lines) + "\n" + "".join("\n" + part for part in nested)

@@ -1,0 +1,103 @@
+"""The sums since the last row, and metrics.jsonl across a restart."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+from toque.train.log import MetricsLog, NonFiniteLoss, Window, num_correct, read_rows
+
+
+def steps(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for number in range(count):
+        size = 3 + number % 4
+        outputs = torch.randn(size, 5, generator=generator)
+        yield outputs, torch.randint(0, 5, (size,), generator=generator)
+
+
+@given(cuts=st.sets(st.integers(0, 79), max_size=6))
+def test_the_means_are_the_means_over_images_wherever_it_was_settled_or_saved(cuts):
+    window = Window()
+    losses, right = [], []
+    for number, (outputs, targets) in enumerate(steps(80)):
+        if window.add(cross_entropy(outputs, targets), outputs, targets):
+            window.settle()
+        if number in cuts:  # saved, and continued by another process
+            window.settle()
+            state = json.loads(json.dumps(window.state_dict()))
+            window = Window()
+            window.load_state_dict(state)
+        losses += cross_entropy(outputs, targets, reduction="none").tolist()
+        right += (outputs.argmax(1) == targets).tolist()
+    window.settle()
+    whole = Window()
+    for outputs, targets in steps(80):
+        if whole.add(cross_entropy(outputs, targets), outputs, targets):
+            whole.settle()
+    whole.settle()
+    assert window.images == len(losses)
+    row = window.take()
+    assert row == whole.take()  # the same bits, not only near
+    assert row["loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert row["accuracy"] == sum(right) / len(right)
+    assert window.images == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_found_and_dated(bad):
+    window = Window()
+    for number, (outputs, targets) in enumerate(steps(5)):
+        loss = torch.tensor(bad if number == 2 else 1.0)
+        window.add(loss, outputs, targets)
+    with pytest.raises(NonFiniteLoss) as error:
+        window.settle()
+    assert error.value.steps_ago == 2
+
+
+def test_accuracy_where_it_has_a_meaning():
+    outputs = torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
+    assert num_correct(outputs, torch.tensor([1, 1, 1])) == 2
+    assert num_correct(outputs, torch.tensor([[0.1, 0.9], [0.9, 0.1], [0.6, 0.4]])) == 2
+    assert num_correct(torch.zeros(3), torch.zeros(3)) is None
+    assert num_correct(torch.zeros(3, 1), torch.zeros(3, 1)) is None
+    assert num_correct(torch.zeros(3, 2, 4, 4), torch.zeros(3, 4, 4).long()) is None
+
+
+def test_regression_has_a_loss_and_no_accuracy():
+    window = Window()
+    window.add(torch.tensor(2.0), torch.zeros(4), torch.zeros(4))
+    window.settle()
+    assert window.take() == {"loss": 2.0}
+
+
+def test_a_resumed_log_drops_what_came_after_the_checkpoint_and_torn_lines(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    log = MetricsLog(tmp_path, file, 0, tensorboard=False)
+    for count in (10, 20, 30):
+        log.write({"images_seen": count, "split": "train", "loss": 1 / 3})
+    log.close()
+    with file.open("a") as opened:
+        opened.write('{"images_seen": 40, "spl')
+    assert [row["images_seen"] for row in read_rows(file)] == [10, 20, 30]
+    log = MetricsLog(tmp_path, file, 20, tensorboard=False)
+    log.write({"images_seen": 25, "split": "val", "loss": 0.5})
+    log.close()
+    assert [row["images_seen"] for row in read_rows(file)] == [10, 20, 25]
+    assert log.rows == read_rows(file)
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    log = MetricsLog(tmp_path, tmp_path / "metrics.jsonl", 0, tensorboard=True)
+    log.write({"images_seen": 64, "split": "train", "loss": 0.25, "learning_rate": 0.1})
+    log.close()
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (scalar,) = events.Scalars("loss/train")
+    assert (scalar.step, scalar.value) == (64, 0.25)
+    assert set(events.Tags()["scalars"]) == {"loss/train", "learning_rate/train"}
