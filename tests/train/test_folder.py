@@ -62,7 +62,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(ValueError, match="a folder that can be written; got .*Not a directory"),
+        pytest.raises(ValueError, match=r"a folder that can be written; got .*Not a directory"),
         folder.opened(run_in(tmp_path / "file" / "r"), ENVIRONMENT),
     ):
         pass

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -96,7 +95,7 @@ def save(folder: Path, state: Mapping[str, Any], *, images_seen: int, score: flo
 def found(folder: Path) -> list[Checkpoint]:
     """The checkpoints of a folder, oldest first, by their manifests; hashes are not checked yet.
 
-    A folder without a readable manifest is listed too, without a score: reading it names the damage.
+    A folder without a readable manifest is listed too, without a score: reading it names why.
     """
     checkpoints = []
     for path in sorted(folder.glob("images-[0-9]*")):
@@ -169,7 +168,7 @@ def prune(folder: Path, keep: int) -> None:
         if top is None or checkpoint.path != top.path:
             # Renamed first: a kill in the middle must not leave half a checkpoint under its name.
             leaving = checkpoint.path.with_name(f".writing-{checkpoint.path.name}")
-            os.rename(checkpoint.path, leaving)
+            checkpoint.path.rename(leaving)
             shutil.rmtree(leaving)
 
 

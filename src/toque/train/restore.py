@@ -38,7 +38,7 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
             ValueError: a damaged file, or weights of another architecture
     """
     path = Path(path)
-    run, environment = read_run(path)
+    run, _ = read_run(path)
     file = path / WEIGHTS
     if not file.is_file():
         raise checks.MissingFile(
