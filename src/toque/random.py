@@ -13,7 +13,9 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Sequence
+import random as python_random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -230,3 +232,27 @@ def seed_torch(seed: int, stream: str, *counts: int) -> None:
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for generator in torch.cuda.default_generators:
             generator.manual_seed(mixed)
+
+
+def seed_globals(seed: int, stream: str, *counts: int) -> None:
+    """Reseed the global generators of torch, numpy and python, for the code of a user.
+
+    For what cannot take a key, such as the random transforms inside a user's own
+    Dataset.
+    """
+    seed_torch(seed, stream, *counts)
+    mixed = _digest(4, seed, stream, *counts)
+    np.random.seed(mixed)
+    python_random.seed(mixed)
+
+
+@contextmanager
+def kept_globals() -> Iterator[None]:
+    """Give the global generators of torch (CPU), numpy and python back as they were found."""
+    states = torch.get_rng_state(), np.random.get_state(), python_random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        python_random.setstate(states[2])

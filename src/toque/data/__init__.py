@@ -1,1 +1,28 @@
-"""data"""
+"""Sources of images, and the loader that turns them into batches."""
+
+from toque.data.arrays import ArraySource
+from toque.data.batch import Batch, Pipeline
+from toque.data.dataset import DatasetSource
+from toque.data.decoding import UnreadableImage, decode
+from toque.data.folder import FolderSource
+from toque.data.loader import evaluation_batches, train_batches
+from toque.data.scan import BadFile
+from toque.data.source import Source
+from toque.data.splits import Splits
+from toque.data.splits import open as open  # noqa: A004 - toque.data.open is the name that says it
+
+__all__ = [
+    "ArraySource",
+    "BadFile",
+    "Batch",
+    "DatasetSource",
+    "FolderSource",
+    "Pipeline",
+    "Source",
+    "Splits",
+    "UnreadableImage",
+    "decode",
+    "evaluation_batches",
+    "open",
+    "train_batches",
+]

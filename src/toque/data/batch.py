@@ -1,0 +1,55 @@
+"""What the loader gives, and what it asks of an augmentation pipeline.
+
+Shape letters: B images in the batch, C channels, h x w pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from toque.random import Key
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Batch:
+    """One batch.
+
+    Shape: images [B, C, h, w], targets [B], indices [B], epoch [B]
+    Dtype: images as the pipeline gives them; the rest int64
+    """
+
+    images: torch.Tensor
+    targets: torch.Tensor
+    indices: np.ndarray
+    epoch: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class Pipeline(Protocol):
+    """What the loader needs of toque.augment.Compose; anything with these three will do.
+
+    `draw` gives parameters for the images of a key, of which `parameters[i:j]` are those of images
+    i to j; `apply` is pure and is called from several threads at once.
+    """
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the output, or None where they depend on the input."""
+
+    def draw(self, key: Key) -> Any:
+        """The parameters for every image of the key."""
+
+    def apply(
+        self,
+        images: torch.Tensor | Sequence[torch.Tensor],
+        parameters: Any,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The batch [B, C, h, w], written into `out` if given."""

@@ -1,0 +1,37 @@
+"""The data that ships with toque: a subset of Fashion-MNIST (MIT, see bundled/LICENSE.txt)."""
+
+from __future__ import annotations
+
+import functools
+import io
+import lzma
+from importlib import resources
+
+import numpy as np
+
+from toque.data.arrays import ArraySource
+
+NAMES = ("fashion",)
+
+
+@functools.cache
+def _arrays(file_name: str) -> dict[str, np.ndarray]:
+    packed = resources.files("toque.data").joinpath("bundled", file_name).read_bytes()
+    with np.load(io.BytesIO(lzma.decompress(packed)), allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def fashion() -> tuple[ArraySource, ArraySource]:
+    """10,000 training and 2,000 test images of clothing, 28 x 28 gray, ten classes."""
+    arrays = _arrays("fashion12k.npz.xz")
+    classes = [str(name) for name in arrays["label_names"]]
+    train, test = (
+        ArraySource(
+            arrays[f"{part}_images"],
+            arrays[f"{part}_labels"],
+            classes,
+            [f"{part}/{number}" for number in arrays[f"{part}_index"]],
+        )
+        for part in ("train", "test")
+    )
+    return train, test

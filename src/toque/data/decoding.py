@@ -1,0 +1,201 @@
+"""Files to uint8 images: JPEG by simplejpeg (libjpeg-turbo), everything else by Pillow.
+
+What a file is, its first bytes say, never its name. Shape letters: C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from toque import checks
+from toque.data import jpeg
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 100_000_000
+
+# Warnings of libjpeg that leave the pixels as they are; every other one means lost data.
+_HARMLESS = (
+    "Invalid SOS parameters for sequential JPEG",
+    "Unknown Adobe color transform code",
+    "Warning: unknown JFIF revision number",
+)
+_GRAY_MODES = ("1", "L", "LA", "La")
+
+
+class UnreadableImage(checks.InvalidValue):
+    """A file that holds no image that can be used; `reason` says why in a few words."""
+
+    reason: str = ""
+
+
+def unreadable(name: str, reason: str) -> UnreadableImage:
+    """The exception for a file that cannot be used."""
+    error = UnreadableImage(
+        checks.sentence(
+            "data", "every file", "a whole image", f"{name} ({reason})",
+            "Mend or remove the file, or leave such files out with --set on_bad=skip.",
+        )
+    )  # fmt: skip
+    error.reason = reason
+    return error
+
+
+def decode(
+    file: bytes | Path | str,
+    *,
+    channels: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
+) -> torch.Tensor:
+    """Decode one image, the way a person sees it.
+
+    EXIF orientation is applied. Transparency is laid on white: cut-out pictures are drawn for white
+    pages, and what stands below transparent pixels is whatever the editor left there. 16-bit values
+    keep their upper 8 bits (65,535 becomes 255; nothing is clipped). CMYK becomes RGB as in Pillow,
+    without colour profiles. An animated file gives its first frame. A JPEG of which any data is
+    missing is an error: libjpeg alone would fill the rest with gray.
+
+    Shape:  -> [C, H, W], a view of [H, W, C] memory
+    Dtype:  -> uint8
+    Args:   file: the bytes of a file, or its path
+            channels: 1 (luma), 3, or None for the file's own
+            max_pixels: larger images are refused from their header, before memory is taken; what
+            is not a JPEG has Pillow's limit besides, twice PIL.Image.MAX_IMAGE_PIXELS
+            name: what to call the file in an error; its path if there is one
+    Raises: ValueError (UnreadableImage): no image, a damaged or truncated one, or too large
+            FileNotFoundError: no such file
+    Example: >>> decode("photos/cat.jpg", channels=3).shape
+             torch.Size([3, 375, 500])
+    """
+    data, name = _contents(file, name)
+    if not data:
+        raise unreadable(name, "empty, 0 bytes")
+    if data.startswith(jpeg.START):
+        pixels = _decode_jpeg(data, channels, max_pixels, name)
+        if pixels is not None:
+            return _as_tensor(pixels)
+    return _as_tensor(_decode_by_pillow(data, channels, max_pixels, name))
+
+
+def _contents(file: bytes | Path | str, name: str | None) -> tuple[bytes, str]:
+    if isinstance(file, bytes):
+        return file, name or "these bytes"
+    path, name = Path(file), name or str(file)
+    try:
+        return path.read_bytes(), name
+    except FileNotFoundError:
+        raise checks.MissingFile(
+            checks.sentence(
+                "data", "every file", "there", f"nothing at {name}",
+                "Put the file back, or start again without it.",
+            )
+        ) from None  # fmt: skip
+    except OSError as error:
+        raise unreadable(name, f"cannot be read: {error.strerror or error}") from None
+
+
+def _decode_jpeg(
+    data: bytes, channels: int | None, max_pixels: int, name: str
+) -> np.ndarray | None:
+    """[H, W, C], or None for the kinds of JPEG that are left to Pillow (CMYK, odd headers)."""
+    import simplejpeg
+
+    header = jpeg.read_header(data)
+    if header is None or header.components not in (1, 3):
+        return None
+    check_size(header.height, header.width, max_pixels, name)
+    gray = channels == 1 or (channels is None and header.components == 1)
+    colorspace = "GRAY" if gray else "RGB"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colorspace, strict=True)
+    except ValueError as error:
+        reason = str(error)
+        if reason.startswith(("Premature end", "Corrupt JPEG data")):
+            raise unreadable(name, f"damaged or cut off: {reason}") from None
+        if not reason.startswith(_HARMLESS):
+            return None
+        pixels = simplejpeg.decode_jpeg(data, colorspace, strict=False)
+    return upright(pixels, header.orientation)
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn [H, W, C] pixels the way EXIF orientation 1 .. 8 says."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels if orientation == 1 else np.ascontiguousarray(pixels)
+
+
+@contextmanager
+def opened(file: bytes | Path, max_pixels: int, name: str) -> Iterator[Image.Image]:
+    """The file as an image of Pillow's, header read; whatever goes wrong names the file."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            check_size(image.height, image.width, max_pixels, name)
+            yield image
+    except (checks.UserMistake, MemoryError):
+        raise
+    except UnidentifiedImageError:
+        raise unreadable(name, "not an image of a known kind") from None
+    except Exception as error:  # Pillow's plugins meet damage with almost any exception
+        raise unreadable(name, f"cannot be decoded: {error or type(error).__name__}") from None
+
+
+def _decode_by_pillow(data: bytes, channels: int | None, max_pixels: int, name: str) -> np.ndarray:
+    from PIL import ImageOps
+
+    with opened(data, max_pixels, name) as image:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _pixels(image, channels, name)
+
+
+def _pixels(image: Image.Image, channels: int | None, name: str) -> np.ndarray:
+    """[H, W, C] uint8 of a loaded image of any mode."""
+    from PIL import Image
+
+    gray = is_gray(image)
+    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+        raise unreadable(name, f"pixels of kind {image.mode!r} have no known range, save as 8 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.has_transparency_data:
+        paper = Image.new("RGBA", image.size, "white")
+        paper.alpha_composite(image.convert("RGBA"))
+        image = paper.convert("L" if gray else "RGB")
+    kept = channels or (1 if gray else 3)
+    mode = "L" if kept == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    return np.array(image).reshape(image.height, image.width, kept)
+
+
+def is_gray(image: Image.Image) -> bool:
+    """Whether the kind of image, not its content, has one channel of brightness."""
+    return image.mode in _GRAY_MODES or image.mode.startswith("I")
+
+
+def check_size(height: int, width: int, max_pixels: int, name: str) -> None:
+    """Refuse an image larger than max_pixels."""
+    if height * width > max_pixels:
+        raise unreadable(
+            name, f"{width} x {height} pixels, above max_pixels = {max_pixels}: a mistake or a bomb"
+        )
+
+
+def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,151 @@
+"""A folder of images with one folder for each class."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from toque import checks
+from toque.data.arrays import label_numbers
+from toque.data.decoding import MAX_PIXELS, decode
+from toque.data.source import Source
+
+_SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
+
+
+class FolderSource(Source):
+    """Image files below a folder, decoded when they are asked for.
+
+    `toque.data.open` makes it from a folder of class folders; made by hand, it takes any list of
+    files. Nothing is read until then.
+
+    Args:    root: the folder
+             names: the files, below root, with "/"
+             labels: one class number a file
+             classes: a name for each number
+             sizes: bytes of each file, for the fingerprint; looked up when it is asked for
+             channels: 1 or 3, what every image is turned into
+             max_pixels: see decode
+    Example: >>> FolderSource("photos", ["cat/1.jpg", "dog/1.jpg"], [0, 1], ["cat", "dog"])
+    """
+
+    def __init__(
+        self,
+        root: Path | str,
+        names: Sequence[str],
+        labels: np.ndarray | Sequence[int],
+        classes: Sequence[str],
+        *,
+        sizes: Sequence[int] | None = None,
+        channels: int = 3,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if channels not in (1, 3):
+            raise checks.invalid(
+                "FolderSource", "channels", "1 or 3", channels, "Use 3 for colour."
+            )
+        self.root = Path(root)
+        self.channels = channels
+        self._names = tuple(names)
+        self._labels, self._classes = label_numbers("FolderSource", labels, classes)
+        if len(self._labels) != len(self._names):
+            raise checks.invalid(
+                "FolderSource", "labels", f"of shape [{len(self._names)}]",
+                list(self._labels.shape), "Give one label for each file.",
+            )  # fmt: skip
+        self._sizes = sizes
+        self._max_pixels = max_pixels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._labels
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+    def read(self, index: int) -> torch.Tensor:
+        path = self.root / self._names[index]
+        return decode(path, channels=self.channels, max_pixels=self._max_pixels)
+
+    def fingerprint(self) -> str:
+        """sha256 over names, sizes in bytes, labels and classes; the pixels are not read."""
+        if self._sizes is None:
+            self._sizes = [(self.root / name).stat().st_size for name in self._names]
+        digest = hashlib.sha256(repr((self._classes, self.channels)).encode())
+        for name, label, size in zip(self._names, self._labels.tolist(), self._sizes, strict=True):
+            digest.update(f"{name}\0{label}\0{size}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+
+def is_ignored(name: str) -> bool:
+    """Files that systems leave behind: hidden ones, thumbnails, the __MACOSX of an archive."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order, without the ignored ones."""
+    return sorted(
+        entry.name for entry in _entries(folder) if entry.is_dir() and not is_ignored(entry.name)
+    )
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Every file below a folder, with "/" and in order; links to folders are followed.
+
+    Raises: ValueError: a link that leads back to a folder above it, a folder that cannot be read
+    """
+    yield from _walk(folder, "", (_identity(folder),))
+
+
+def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    for entry in sorted(_entries(folder), key=lambda entry: entry.name):
+        if is_ignored(entry.name):
+            continue
+        if not entry.is_dir():
+            yield prefix + entry.name
+            continue
+        inner = Path(entry.path)
+        identity = _identity(inner)
+        if identity in above:
+            raise checks.invalid(
+                "data", "folders", "without loops", f"{inner}, a link to a folder above it",
+                "Remove the link.",
+            )  # fmt: skip
+        yield from _walk(inner, f"{prefix}{entry.name}/", (*above, identity))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise checks.invalid(
+            "data", "folders", "readable", f"{folder} ({error.strerror or error})",
+            "Give yourself the right to read it (chmod u+rx).",
+        ) from None  # fmt: skip
+
+
+def same_but_for_case(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Groups of names that a file system which ignores case would take for one."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[name.casefold()].append(name)
+    return [tuple(group) for group in groups.values() if len(group) > 1]

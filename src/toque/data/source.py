@@ -1,0 +1,56 @@
+"""What a source of images is: uint8 images and labels, by index.
+
+Shape letters: N images in the source, B in a batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+class Source(ABC):
+    """Images and their labels, by index.
+
+    `read` is called from several threads at once, unless `serial` says that the images must be read
+    one after the other in the thread of the one who asked.
+    """
+
+    serial: bool = False
+
+    @property
+    @abstractmethod
+    def classes(self) -> tuple[str, ...]:
+        """The name of each label."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> np.ndarray:
+        """The label of each image: int64 [N], positions in `classes`."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of images N."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What a person would call this image: the file's name below the folder, or its number."""
+
+    @abstractmethod
+    def read(self, index: int) -> torch.Tensor:
+        """The image: uint8 [C, H, W], with one C for the whole source."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A sha256 that changes when the images, their labels or their classes do."""
+
+    def item(self, index: int) -> tuple[torch.Tensor, int]:
+        """The image and its label."""
+        return self.read(index), int(self.labels[index])
+
+    def read_many(self, indices: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
+        """Several images: [B, C, H, W] where they are kept as one array, else one by one."""
+        return [self.read(int(index)) for index in indices]
