@@ -118,9 +118,9 @@ def main() -> int:
     parser.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
     options = parser.parse_args()
     bundled = data.open("fashion", seed=0)
-    train_images = data.part(bundled.train, range(options.images))
-    val_images = data.part(bundled.val, range(200))
-    splits = data.Splits(train_images, val_images, bundled.classes)
+    train_images = data.Part(bundled.train, range(options.images))
+    val_images = data.Part(bundled.val, range(200))
+    splits = data.Splits(train_images, val_images, bundled.classes, (), 1)
     draw = python_random.Random(options.seed)
     kills = during_write = runs = equal = 0
     with tempfile.TemporaryDirectory() as folder:

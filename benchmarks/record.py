@@ -31,10 +31,14 @@ def commit() -> str:
     """The short commit of the tree, with + where it was changed."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", *arguments], cwd=RESULTS.parent, capture_output=True, text=True, check=False
+        )
         return done.stdout.strip()
 
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "src") else "")
+    return git("rev-parse", "--short", "HEAD") + (
+        "+" if git("status", "--porcelain", "src") else ""
+    )
 
 
 def append(heading: str, measured: str) -> None:
@@ -51,4 +55,6 @@ def append(heading: str, measured: str) -> None:
     before, _, after = text.partition(title)
     section, marker, rest = after.partition("\n## ")
     section = section.rstrip("\n") + "\n" + ("" if section.strip() else "\n") + line
-    RESULTS.write_text(before + title + section + (marker and "\n" + marker.lstrip("\n")) + rest, encoding="utf-8")
+    RESULTS.write_text(
+        before + title + section + (marker and "\n" + marker.lstrip("\n")) + rest, encoding="utf-8"
+    )

@@ -5,7 +5,10 @@ from toque.data.batch import Batch, Pipeline
 from toque.data.dataset import DatasetSource
 from toque.data.decoding import UnreadableImage, decode
 from toque.data.folder import FolderSource
+from toque.data.folder import files_below as files_below
 from toque.data.loader import evaluation_batches, train_batches
+from toque.data.own import OwnData, own
+from toque.data.part import Part
 from toque.data.scan import BadFile
 from toque.data.source import Source
 from toque.data.splits import Splits
@@ -17,12 +20,16 @@ __all__ = [
     "Batch",
     "DatasetSource",
     "FolderSource",
+    "OwnData",
+    "Part",
     "Pipeline",
     "Source",
     "Splits",
     "UnreadableImage",
     "decode",
     "evaluation_batches",
+    "files_below",
     "open",
+    "own",
     "train_batches",
 ]

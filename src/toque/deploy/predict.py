@@ -72,7 +72,7 @@ def _files(images: Iterable[str | Path]) -> Iterable[Path]:
     for name in images:
         path = Path(name)
         if path.is_dir():
-            inside = data.image_files(path)
+            inside = [path / name for name in data.files_below(path)]
             if not inside:
                 raise checks.MissingFile(
                     f"predict: {path} must hold images; there are none. Give image files."

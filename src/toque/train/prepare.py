@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,17 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 import toque
 from toque import augment, checks, data, losses, models, random
-from toque.data import Source, Splits
+from toque.data import OwnData, Source, Splits
 from toque.train import environment, optimise
 from toque.train.folder import default_out
 from toque.train.measure import Loss
 from toque.train.run import Run
 
-OwnData = Source | Dataset[Any]
 OwnModel = nn.Module | Callable[[], nn.Module]
 
 
@@ -164,7 +163,7 @@ def record(splits: Splits, device: torch.device) -> dict[str, Any]:
     return {
         "toque": toque.__version__,
         **environment.fingerprint(device),
-        "data_fingerprint": data.fingerprint(splits),
+        "data_fingerprint": _data_fingerprint(splits),
         "train_images": len(splits.train),
         "val_images": len(splits.val),
         "left_out_images": len(splits.bad),
@@ -172,3 +171,8 @@ def record(splits: Splits, device: torch.device) -> dict[str, Any]:
         "classes": list(splits.classes),
         "git": environment.git_state(Path.cwd()),
     }
+
+
+def _data_fingerprint(splits: Splits) -> str:
+    both = splits.train.fingerprint() + splits.val.fingerprint()
+    return hashlib.sha256(both.encode()).hexdigest()

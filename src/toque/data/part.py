@@ -1,0 +1,51 @@
+"""Some images of another source."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from toque.data.source import Source
+
+
+class Part(Source):
+    """The images of a source at some positions, with all of its classes.
+
+    Args: source: where the images are; indices: which, in this order
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray) -> None:
+        self._source = source
+        self._indices = np.asarray(indices, dtype=np.int64)
+        self.serial = source.serial
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._source.classes
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self._source.labels[self._indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._indices[index]))
+
+    def read(self, index: int) -> torch.Tensor:
+        return self._source.read(int(self._indices[index]))
+
+    def item(self, index: int) -> tuple[torch.Tensor, int]:
+        return self._source.item(int(self._indices[index]))
+
+    def read_many(self, indices: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
+        return self._source.read_many(self._indices[indices])
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(self._source.fingerprint().encode())
+        digest.update(self._indices.tobytes())
+        return digest.hexdigest()
