@@ -65,6 +65,18 @@ def test_a_batch_may_hold_the_end_of_one_epoch_and_the_start_of_the_next():
     np.testing.assert_array_equal(both[1:], Key(0, [4, 4, 5], [8, 9, 0])[1:].bits("a", 4))
 
 
+@given(
+    streams=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 9), max_size=4),
+    indices=st.lists(st.integers(0, 2**48), max_size=5),
+)
+def test_many_streams_at_once_give_what_each_gives_alone(streams, indices):
+    key = Key(11, 3, indices)
+    together = key.uniforms(streams)
+    assert list(together) == list(streams)
+    for stream, n in streams.items():
+        np.testing.assert_array_equal(together[stream], key.uniform(stream, n).numpy())
+
+
 def test_no_images_give_no_draws():
     assert Key(0, 0, []).uniform("a", 3).shape == (0, 3)
 
