@@ -4,15 +4,14 @@ from toque.data.arrays import ArraySource
 from toque.data.batch import Batch, Pipeline
 from toque.data.dataset import DatasetSource
 from toque.data.decoding import UnreadableImage, decode
-from toque.data.folder import FolderSource
-from toque.data.folder import files_below as files_below
+from toque.data.folder import FolderSource, files_below
 from toque.data.loader import evaluation_batches, train_batches
+from toque.data.opening import open as open  # noqa: A004 - toque.data.open is the name that says it
 from toque.data.own import OwnData, own
 from toque.data.part import Part
 from toque.data.scan import BadFile
 from toque.data.source import Source
 from toque.data.splits import Splits
-from toque.data.splits import open as open  # noqa: A004 - toque.data.open is the name that says it
 
 __all__ = [
     "ArraySource",

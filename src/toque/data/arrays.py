@@ -31,6 +31,8 @@ class ArraySource(Source):
              torch.Size([1, 28, 28])
     """
 
+    in_memory = True
+
     def __init__(
         self,
         images: torch.Tensor | np.ndarray,

@@ -21,13 +21,16 @@ def _arrays(file_name: str) -> dict[str, np.ndarray]:
         return {name: stored[name] for name in stored.files}
 
 
-def fashion() -> tuple[ArraySource, ArraySource]:
-    """10,000 training and 2,000 test images of clothing, 28 x 28 gray, ten classes."""
+def fashion(channels: int = 1) -> tuple[ArraySource, ArraySource]:
+    """10,000 training and 2,000 test images of clothing, 28 x 28 gray, ten classes.
+
+    With three channels the gray one is given three times.
+    """
     arrays = _arrays("fashion12k.npz.xz")
     classes = [str(name) for name in arrays["label_names"]]
     train, test = (
         ArraySource(
-            arrays[f"{part}_images"],
+            _repeated(arrays[f"{part}_images"], channels),
             arrays[f"{part}_labels"],
             classes,
             [f"{part}/{number}" for number in arrays[f"{part}_index"]],
@@ -35,3 +38,7 @@ def fashion() -> tuple[ArraySource, ArraySource]:
         for part in ("train", "test")
     )
     return train, test
+
+
+def _repeated(gray: np.ndarray, channels: int) -> np.ndarray:
+    return np.repeat(gray[:, None], channels, axis=1)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toque import checks
+from toque import checks, random
 from toque.data.arrays import label_numbers
 from toque.data.source import Source
 
@@ -27,9 +27,9 @@ class DatasetSource(Source):
     a float tensor, which is passed on as it is.
 
     Args:   dataset: has __len__ and __getitem__
-            classes: a name for each label; without it dataset.classes, or else the numbers
-            labels: the label of each item; without it every item is read once when they are asked
-            for, and not before
+            classes: a name for each label; without it dataset.classes, or else the numbers seen
+            labels: the label of each item; without it dataset.targets, where there are any and no
+            target_transform, or else every item is read once when they are asked for
     Raises: TypeError: no __len__ or __getitem__, items that are not (image, label)
     Example: >>> DatasetSource(torchvision.datasets.FakeData(size=10))
     """
@@ -49,9 +49,10 @@ class DatasetSource(Source):
                     f"Give it the method {method}.",
                 )  # fmt: skip
         self.dataset = dataset
-        named = classes if classes is not None else getattr(dataset, "classes", None)
+        named = classes if classes is not None else _named_classes(dataset)
         self._classes = None if named is None else tuple(str(name) for name in named)
         self._labels: np.ndarray | None = None
+        labels = _listed_targets(dataset) if labels is None else labels
         if labels is not None:
             self._labels, self._classes = label_numbers("DatasetSource", labels, self._classes)
 
@@ -70,7 +71,8 @@ class DatasetSource(Source):
         return self._labels
 
     def _read_labels(self) -> None:
-        labels = [self.item(index)[1] for index in range(len(self))]
+        with random.kept_globals():
+            labels = [self._keyed(index)[1] for index in range(len(self))]
         self._labels, self._classes = label_numbers("DatasetSource", labels, self._classes)
 
     def __len__(self) -> int:
@@ -80,7 +82,13 @@ class DatasetSource(Source):
         return str(index)
 
     def read(self, index: int) -> torch.Tensor:
-        return self.item(index)[0]
+        """The image with the draws of evaluation; the loader keys them by seed and epoch."""
+        with random.kept_globals():
+            return self._keyed(index)[0]
+
+    def _keyed(self, index: int) -> tuple[torch.Tensor, int]:
+        random.seed_globals(0, "item", 0, index)
+        return self.item(index)
 
     def item(self, index: int) -> tuple[torch.Tensor, int]:
         item = self.dataset[index]
@@ -96,6 +104,25 @@ class DatasetSource(Source):
         """sha256 over the Dataset's type, its length and classes: its content is not read."""
         kind = f"{type(self.dataset).__module__}.{type(self.dataset).__qualname__}"
         return hashlib.sha256(repr((kind, len(self), self._classes)).encode()).hexdigest()
+
+
+def _named_classes(dataset: Any) -> Sequence[str] | None:
+    """The `classes` of a Dataset as torchvision's have them, also below a Subset."""
+    while not hasattr(dataset, "classes"):
+        if not hasattr(dataset, "dataset"):
+            return None
+        dataset = dataset.dataset
+    return list(dataset.classes)
+
+
+def _listed_targets(dataset: Any) -> Sequence[int] | None:
+    """The `targets` of a Dataset as torchvision's have them, where they are what its items say."""
+    targets = getattr(dataset, "targets", None)
+    if targets is None or getattr(dataset, "target_transform", None) is not None:
+        return None
+    listed = np.asarray(targets)
+    fits = listed.shape == (len(dataset),) and listed.dtype.kind in "iu"
+    return [int(target) for target in listed] if fits else None
 
 
 def as_image(image: Any, index: int) -> torch.Tensor:

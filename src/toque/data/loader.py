@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.data.arrays import ArraySource
 from toque.data.batch import Batch, Pipeline
 from toque.data.buffers import Buffers, Form
 from toque.data.order import stream
@@ -48,7 +47,7 @@ def train_batches(
     stop_images: int,
     threads: int,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Training batches start_images .. stop_images of the endless stream.
 
     Every batch is full; a batch may hold the end of one epoch and the start of the next, and the
@@ -88,7 +87,7 @@ def evaluation_batches(
     batch_size: int,
     threads: int,
     workers: int = 0,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Every image once, in the order of the source; the last batch may be smaller.
 
     Args:   as for train_batches; what a pipeline draws here is keyed by seed 0 and epoch 0
@@ -229,7 +228,7 @@ class _Block:
             yield self._given[0][first:last]
             return
         source = self._plan.source
-        if isinstance(source, ArraySource):
+        if source.in_memory:
             yield source.read_many(indices)
             return
         images: list[torch.Tensor] = []
@@ -282,12 +281,11 @@ class _Plan:
         self.batch_size = batch_size
         self._start, self._stop = start, stop
         self._threads = threads
-        in_memory = isinstance(source, ArraySource)
-        self._workers = 0 if in_memory else workers
+        self._workers = 0 if source.in_memory else workers
         self._given = source.serial or self._workers > 0
         if not self._given:
             self.targets = torch.from_numpy(source.labels)
-        batches_in_block = self._batches_in_block() if in_memory else 1
+        batches_in_block = self._batches_in_block() if source.in_memory else 1
         self._block_images = batches_in_block * batch_size
         self._chunk_images = -(-_CHUNK_IMAGES // self._block_images) * self._block_images
         share = -(-batch_size // max(1, threads))
@@ -301,7 +299,7 @@ class _Plan:
         batch_bytes = 4 * self.batch_size * image.shape[0] * height * width
         return max(1, _BLOCK_BYTES // batch_bytes)
 
-    def batches(self) -> Iterator[Batch]:
+    def batches(self) -> Generator[Batch]:
         pool = ThreadPoolExecutor(self._threads, "toque-data") if self._threads else None
         reads = self._reads() if self._given else None
         buffers: Buffers | None = None

@@ -17,34 +17,49 @@ OwnData = Source | Dataset[Any]
 
 
 def own(train: OwnData, val: OwnData | None, *, seed: int, val_fraction: float = 0.2) -> Splits:
-    """The splits of a source or torch Dataset of one's own.
+    """The splits of a source or map-style torch Dataset of one's own.
 
-    Args:    val: what to validate on; without it a keyed share of every class of `train`
-    Raises:  ValueError: no images; classes of the two that differ
+    A Dataset that names neither its `classes` nor its `targets` is read whole, once, to learn them.
+
+    Args:    train, val: what to train and validate on; without val a share of each class of train
+             is kept for it, drawn by the name of each image, as `open` does
+             seed, val_fraction: of that draw
+    Raises:  ValueError: no images, fewer than two to split; classes of the two that differ
              TypeError: something that is neither a source nor a map-style Dataset
     Example: >>> own(my_dataset, None, seed=0).val
     """
-    training = _source(train)
+    training = _source("train", train)
     if val is None:
-        names = [training.name(index) for index in range(len(training))]
-        in_val = draw_validation(names, training.labels, seed, val_fraction)
-        whole = training
-        training = Part(whole, np.flatnonzero(~in_val))
-        validation: Source = Part(whole, np.flatnonzero(in_val))
+        training, validation = _split(training, seed, val_fraction)
     else:
-        validation = _source(val)
+        validation = _source("val", val)
         # Numbers for names: a validation set may lack the last classes of the training set.
         shorter = training.classes[: len(validation.classes)]
         if validation.classes not in (training.classes, shorter):
             raise checks.invalid(
-                "fit", "the classes of val", f"those of train, {list(training.classes)}",
-                list(validation.classes), "Give both the same classes in the same order.",
+                "data", "the classes of val", f"those of train, {_short(training.classes)}",
+                _short(validation.classes), "Give both the same classes in the same order.",
             )  # fmt: skip
-    for part, source in (("train", training), ("val", validation)):
-        if len(source) == 0:
-            raise checks.invalid("fit", part, "at least one image", "none", "Add images.")
     return Splits(training, validation, training.classes, (), int(training.read(0).shape[0]))
 
 
-def _source(data: OwnData) -> Source:
-    return data if isinstance(data, Source) else DatasetSource(data)
+def _source(argument: str, data: OwnData) -> Source:
+    source = data if isinstance(data, Source) else DatasetSource(data)
+    if len(source) == 0:
+        raise checks.invalid("data", argument, "at least one image", "none", "Add images.")
+    return source
+
+
+def _split(source: Source, seed: int, val_fraction: float) -> tuple[Source, Source]:
+    names = [source.name(index) for index in range(len(source))]
+    in_val = draw_validation(names, source.labels, seed, val_fraction)
+    if in_val.all() or not in_val.any():
+        raise checks.invalid(
+            "data", "train", "at least two images of a class where no val is given", len(source),
+            "Add images, or pass val=….",
+        )  # fmt: skip
+    return Part(source, np.flatnonzero(~in_val)), Part(source, np.flatnonzero(in_val))
+
+
+def _short(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

@@ -21,6 +21,7 @@ class Part(Source):
         self._source = source
         self._indices = np.asarray(indices, dtype=np.int64)
         self.serial = source.serial
+        self.in_memory = source.in_memory
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ class Part(Source):
 
     @property
     def labels(self) -> np.ndarray:
-        return self._source.labels[self._indices]
+        return np.asarray(self._source.labels[self._indices])
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -42,7 +43,7 @@ class Part(Source):
     def item(self, index: int) -> tuple[torch.Tensor, int]:
         return self._source.item(int(self._indices[index]))
 
-    def read_many(self, indices: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
+    def read_many(self, indices: np.ndarray) -> torch.Tensor:
         return self._source.read_many(self._indices[indices])
 
     def fingerprint(self) -> str:

@@ -6,7 +6,6 @@ Shape letters: N images in the source, B in a batch, C channels, H height, W wid
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,10 +15,12 @@ class Source(ABC):
     """Images and their labels, by index.
 
     `read` is called from several threads at once, unless `serial` says that the images must be read
-    one after the other in the thread of the one who asked.
+    one after the other in the thread of the one who asked. `in_memory` says that `read_many` is one
+    gather from an array.
     """
 
     serial: bool = False
+    in_memory: bool = False
 
     @property
     @abstractmethod
@@ -51,6 +52,6 @@ class Source(ABC):
         """The image and its label."""
         return self.read(index), int(self.labels[index])
 
-    def read_many(self, indices: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
-        """Several images: [B, C, H, W] where they are kept as one array, else one by one."""
-        return [self.read(int(index)) for index in indices]
+    def read_many(self, indices: np.ndarray) -> torch.Tensor:
+        """Several images of one size: [B, C, H, W]."""
+        return torch.stack([self.read(int(index)) for index in indices])

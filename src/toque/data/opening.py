@@ -1,0 +1,176 @@
+"""From what a user names to a training and a validation source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from toque import checks
+from toque.data import bundled, folder
+from toque.data.decoding import MAX_PIXELS
+from toque.data.listing import class_files, look, notes_on, some, source_of
+from toque.data.scan import FileFacts, say_bad
+from toque.data.source import Source
+from toque.data.splits import Splits, draw_validation
+
+_TRAIN = "train"
+_VALIDATION = ("val", "valid", "validation", "test")
+
+
+def open(  # noqa: A001 - toque.data.open is the name that says it
+    data: str | Path,
+    *,
+    seed: int,
+    val_fraction: float = 0.2,
+    on_bad: Literal["raise", "skip"] = "raise",
+    max_pixels: int = MAX_PIXELS,
+    channels: int | None = None,
+) -> Splits:
+    """Open a data set for training: find its classes and files, look at each file, split it.
+
+    `data` is "fashion" (it ships with toque), a folder with train/CLASS/* and val/CLASS/* (val may
+    be called valid, validation or test), or a folder CLASS/* (or train/CLASS/* alone), which is
+    split by a draw keyed by the seed and each file's own name, so that adding a file does not move
+    the others. What a file is, its content says, not its name; hidden files are passed over.
+
+    Args:    data: a name or a folder
+             seed: of the split
+             val_fraction: the part of each class to validate on where there is no val folder; every
+             class of two or more images has at least one on either side
+             on_bad: "raise" looks at every file quickly and stops at what cannot be used; "skip"
+             decodes every file once and leaves out, and lists, what cannot be used
+             max_pixels: larger images are bad files
+             channels: 1 or 3; without it 1 where every file is gray, else 3
+    Raises:  FileNotFoundError: no such folder
+             ValueError: a folder that is empty or not as above, or files that cannot be used
+    Example: >>> splits = toque.data.open("fashion", seed=0)
+             >>> len(splits.train), len(splits.val), splits.channels
+             (10000, 2000, 1)
+    """
+    _check_settings(val_fraction, on_bad, max_pixels, channels)
+    if isinstance(data, str) and data in bundled.NAMES:
+        train, val = bundled.fashion(channels or 1)
+        return Splits(train, val, train.classes, (), channels or 1)
+    root = _existing_folder(data)
+    parts = _given_parts(root)
+    if parts is None:
+        if [name.lower() for name in folder.subfolders(root)] == [_TRAIN]:
+            root /= folder.subfolders(root)[0]
+        return _split_by_draw(root, seed, val_fraction, on_bad, max_pixels, channels)
+    return _split_as_given(root, parts, on_bad, max_pixels, channels)
+
+
+def _check_settings(
+    val_fraction: float, on_bad: str, max_pixels: int, channels: int | None
+) -> None:
+    if not 0 < val_fraction < 1:
+        raise checks.invalid(
+            "data", "val_fraction", "above 0 and below 1", val_fraction, "0.2 is usual."
+        )
+    if on_bad not in ("raise", "skip"):
+        raise checks.invalid(
+            "data", "on_bad", "raise or skip", on_bad, checks.nearest(on_bad, ("raise", "skip"))
+        )
+    if max_pixels < 1:
+        raise checks.invalid("data", "max_pixels", ">= 1", max_pixels, f"Usual is {MAX_PIXELS}.")
+    if channels not in (None, 1, 3):
+        raise checks.invalid("data", "channels", "1 or 3", channels, "Use 3 for colour.")
+
+
+def _existing_folder(data: str | Path) -> Path:
+    root = Path(data).expanduser()
+    if root.is_dir():
+        return root
+    rule = f"a folder of images or one of {', '.join(bundled.NAMES)}"
+    if root.exists():
+        raise checks.invalid(
+            "data", "the data", rule, f"the file {data}",
+            f"Give the folder that holds the class folders, perhaps {root.parent.parent}.",
+        )  # fmt: skip
+    above = next(parent for parent in root.parents if parent.is_dir())
+    missing = root.relative_to(above).parts[0]
+    known = [str(above / name) for name in folder.subfolders(above)]
+    near = checks.nearest(str(above / missing), [*known, *bundled.NAMES])
+    raise checks.MissingFile(
+        checks.sentence("data", "the data", rule, f"{data}, which does not exist", near)
+    )
+
+
+def _given_parts(root: Path) -> tuple[str, str] | None:
+    """The names of the train and val folders, or None where the folders are the classes."""
+    lower = {name.lower(): name for name in folder.subfolders(root)}
+    val = next((lower[name] for name in _VALIDATION if name in lower), None)
+    return (lower[_TRAIN], val) if _TRAIN in lower and val is not None else None
+
+
+def _split_as_given(
+    root: Path, parts: tuple[str, str], on_bad: str, max_pixels: int, channels: int | None
+) -> Splits:
+    train, val = (class_files(root / part) for part in parts)
+    _check_same_classes(val.classes, train.classes, root / parts[1], root / parts[0])
+    _check_same_classes(train.classes, val.classes, root / parts[0], root / parts[1])
+    looked = [look(files, on_bad, max_pixels) for files in (train, val)]
+    bad = tuple(file for one in looked for file in one.bad)
+    if bad and on_bad == "raise":
+        raise say_bad(bad, len(train.names) + len(val.names))
+    kept = _channels(channels, [*looked[0].facts, *looked[1].facts])
+    sources = [source_of(one, np.arange(len(one.names)), kept, max_pixels) for one in looked]
+    for source, part in zip(sources, parts, strict=True):
+        _check_still_filled(source, root / part)
+    return Splits(sources[0], sources[1], train.classes, bad, kept, notes_on(looked))
+
+
+def _check_same_classes(
+    classes: Sequence[str], others: Sequence[str], here: Path, there: Path
+) -> None:
+    for name in classes:
+        if name not in others:
+            raise checks.invalid(
+                "data", f"the classes in {here}", f"those in {there}", f"also {name}",
+                f"{checks.nearest(name, others)} Add {there / name}, or remove {here / name}.",
+            )  # fmt: skip
+
+
+def _split_by_draw(
+    root: Path,
+    seed: int,
+    val_fraction: float,
+    on_bad: str,
+    max_pixels: int,
+    channels: int | None,
+) -> Splits:
+    files = class_files(root)
+    looked = look(files, on_bad, max_pixels)
+    if looked.bad and on_bad == "raise":
+        raise say_bad(looked.bad, len(files.names))
+    kept = _channels(channels, looked.facts)
+    whole = source_of(looked, np.arange(len(looked.names)), kept, max_pixels)
+    _check_still_filled(whole, root)
+    in_val = draw_validation(looked.names, whole.labels, seed, val_fraction)
+    train, val = (
+        source_of(looked, np.flatnonzero(chosen), kept, max_pixels) for chosen in (~in_val, in_val)
+    )
+    alone = [
+        name for label, name in enumerate(files.classes) if int((whole.labels == label).sum()) == 1
+    ]
+    notes = notes_on([looked])
+    if alone:
+        notes += (f"Classes of one image, which is trained on and not validated: {some(alone)}.",)
+    return Splits(train, val, files.classes, looked.bad, kept, notes)
+
+
+def _channels(wanted: int | None, facts: Sequence[FileFacts]) -> int:
+    return wanted or (1 if all(one.gray for one in facts) else 3)
+
+
+def _check_still_filled(source: Source, root: Path) -> None:
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    for name, count in zip(source.classes, counts, strict=True):
+        if count == 0:
+            raise checks.invalid(
+                "data", "every class", "left with an image", f"only bad files in {root / name}",
+                "Mend them, or remove the folder.",
+            )  # fmt: skip
