@@ -1,0 +1,199 @@
+"""Models by name: toque's own, timm's, torchvision's, and functions of one's own."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, cast
+
+from torch import nn
+
+from toque import checks
+from toque.models import surgery
+
+# Name -> (module of toque.models, function): nothing is imported before it is asked for.
+_OWN = {
+    "resnet10_small": ("resnet", "resnet10_small"),
+    "resnet20_small": ("resnet", "resnet20_small"),
+    "resnet18": ("resnet", "resnet18"),
+    "resnet34": ("resnet", "resnet34"),
+    "resnet50": ("resnet", "resnet50"),
+    "resnet101": ("resnet", "resnet101"),
+}
+
+# torchvision's pretrained GoogLeNet and Inception come with extra heads that training would use.
+_NO_EXTRA_HEADS = {"aux_logits": False, "aux1": None, "aux2": None, "AuxLogits": None}
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    image_size: int | tuple[int, int] | None = None,
+) -> nn.Module:
+    """A model by its name.
+
+    Weights are drawn from torch's generator (`toque.random.seed_torch` before makes them a function
+    of a seed), or loaded where `pretrained` is asked for and the catalogue has them.
+
+    Args:    name: "toque/NAME" or NAME, "timm/NAME", "torchvision/NAME", or
+             "package.module:function" for a function of your own that takes num_classes and as many
+             of the other settings as it likes
+             num_classes: outputs of the last layer
+             in_channels: channels of the images
+             pretrained: load the catalogue's weights (timm and torchvision download them)
+             image_size: height and width in pixels, for models built for one size
+    Raises:  ValueError: unknown name, with the nearest names; pretrained where there are no weights
+             ImportError: timm or torchvision is not installed
+    Example: >>> create("toque/resnet10_small", num_classes=10, in_channels=1)
+    """
+    if num_classes < 0 or in_channels < 1:
+        raise checks.invalid(
+            "create", "num_classes, in_channels", ">= 0 and >= 1", (num_classes, in_channels),
+            "Give the number of classes and of image channels.",
+        )  # fmt: skip
+    settings: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
+    if ":" in name:
+        return _own_function(name, {**settings, "pretrained": pretrained, "image_size": image_size})
+    catalogue, _, short = name.rpartition("/")
+    if catalogue in ("", "toque"):
+        return _toque(short, settings, pretrained, image_size)
+    if catalogue == "timm":
+        return _timm(short, num_classes, in_channels, pretrained, image_size)
+    if catalogue == "torchvision":
+        return _torchvision(short, num_classes, in_channels, pretrained, image_size)
+    raise checks.invalid(
+        "create", "name", "toque/NAME, timm/NAME, torchvision/NAME or package.module:function",
+        repr(name), "Say which catalogue it is from.",
+    )  # fmt: skip
+
+
+def names() -> list[str]:
+    """The names of toque's own models, as `create` takes them."""
+    return [f"toque/{name}" for name in _OWN]
+
+
+def _toque(
+    name: str, settings: dict[str, Any], pretrained: bool, image_size: int | tuple[int, int] | None
+) -> nn.Module:
+    if name not in _OWN:
+        raise checks.invalid(
+            "create", "name", "a model of toque", repr(name), checks.nearest(name, _OWN)
+        )
+    if pretrained:
+        raise checks.invalid(
+            "create", "pretrained", f"False for toque/{name}, which comes without weights", True,
+            "Take a model of timm or torchvision, or load weights of your own.",
+        )  # fmt: skip
+    module, function = _OWN[name]
+    build = getattr(importlib.import_module(f"toque.models.{module}"), function)
+    if image_size is not None and "image_size" in inspect.signature(build).parameters:
+        settings["image_size"] = image_size
+    model: nn.Module = build(**settings)
+    return model
+
+
+def _timm(
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    pretrained: bool,
+    image_size: int | tuple[int, int] | None,
+) -> nn.Module:
+    timm = _catalogue("timm")
+    if not timm.is_model(name):
+        raise checks.invalid(
+            "create", "name", f"a model of timm {timm.__version__}", repr(name),
+            checks.nearest(name, timm.list_models()),
+        )  # fmt: skip
+    arguments = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained}
+    if image_size is not None:
+        # Only models built for one size (transformers, mostly) take img_size; the rest follow.
+        try:
+            return cast(nn.Module, timm.create_model(name, img_size=image_size, **arguments))
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+    return cast(nn.Module, timm.create_model(name, **arguments))
+
+
+def _torchvision(
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    pretrained: bool,
+    image_size: int | tuple[int, int] | None,
+) -> nn.Module:
+    models = _catalogue("torchvision.models")
+    known = models.list_models(module=models)
+    if name not in known:
+        raise checks.invalid(
+            "create", "name", "a classification model of torchvision", repr(name),
+            checks.nearest(name, known),
+        )  # fmt: skip
+    arguments: dict[str, Any] = {}
+    if "googlenet" in name or "inception" in name:
+        arguments = {"aux_logits": bool(pretrained), "init_weights": not pretrained}
+    if image_size is not None and name.startswith("vit"):
+        arguments["image_size"] = image_size
+    model: nn.Module = models.get_model(
+        name, weights="DEFAULT" if pretrained else None, **arguments
+    )
+    if getattr(model, "aux_logits", False):
+        for attribute, off in _NO_EXTRA_HEADS.items():
+            if hasattr(model, attribute):
+                setattr(model, attribute, off)
+    surgery.replace_head(model, num_classes)
+    surgery.adapt_input(model, in_channels)
+    return model
+
+
+def _own_function(name: str, settings: dict[str, Any]) -> nn.Module:
+    where, _, function_name = name.partition(":")
+    try:
+        module = importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        raise checks.invalid(
+            "create", "name", "package.module:function with a module that can be imported",
+            repr(name), f"{error}; put its folder on PYTHONPATH or install it.",
+        ) from error  # fmt: skip
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise checks.invalid(
+            "create", "name", f"a function of {where}", repr(function_name),
+            checks.nearest(function_name, vars(module)),
+        )  # fmt: skip
+    model = function(**_accepted(function, settings))
+    if not isinstance(model, nn.Module):
+        raise checks.invalid_type(
+            "create", name, "a function that returns an nn.Module", type(model).__name__,
+            "Return the model.",
+        )  # fmt: skip
+    return model
+
+
+def _accepted(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings the function has a parameter for; all of them if it takes any keyword."""
+    parameters = inspect.signature(function).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return settings
+    return {key: value for key, value in settings.items() if key in parameters}
+
+
+class MissingCatalogue(checks.UserMistake, ImportError):
+    """timm or torchvision is not installed."""
+
+
+def _catalogue(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise MissingCatalogue(
+            f"create: {package} must be installed for its models; got {error}. "
+            f"pip install 'toque[zoo]'"
+        ) from error
