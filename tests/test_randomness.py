@@ -33,7 +33,18 @@ def test_nothing_else_draws():
 
 
 def test_the_search_finds_what_it_looks_for():
-    for line in ("torch.rand(3)", "np.random.seed(1)", "x.uniform_(0, 1)", "import random\n", "torch.manual_seed(0)"):
+    for line in (
+        "torch.rand(3)",
+        "np.random.seed(1)",
+        "x.uniform_(0, 1)",
+        "import random\n",
+        "torch.manual_seed(0)",
+    ):
         assert DRAWS.search(line), line
-    for line in ("from toque import random", "key.uniform('a')", "random.seed_torch(0, 'init')", "torch.randperm_free"):
+    for line in (
+        "from toque import random",
+        "key.uniform('a')",
+        "random.seed_torch(0, 'init')",
+        "torch.randperm_free",
+    ):
         assert line == "torch.randperm_free" or not DRAWS.search(line), line

@@ -6,6 +6,7 @@ A user's mistake ends in one sentence and exit code 2; a bug keeps its traceback
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import typer
 
@@ -41,6 +42,8 @@ def _version(
 
 def main() -> None:
     """The entry point of the `toque` command."""
+    # Last, so that it shadows nothing: for --set model=my_file:function beside the user.
+    sys.path.append(str(Path.cwd()))
     try:
         app()
     except checks.UserMistake as mistake:

@@ -64,13 +64,14 @@ def _kept_state(run: Run, out: RunFolder, say: Callable[[str], None]) -> Mapping
 
 
 def _metadata(run: Run, splits: Splits) -> dict[str, str]:
-    return {
-        "format": "pt",
-        "model": str(run.model),
-        "classes": json.dumps(splits.classes),
-        "in_channels": str(splits.channels),
-        "image_size": str(run.image_size),
+    # One entry, because safetensors writes several in another order every time.
+    described = {
+        "model": run.model,
+        "classes": splits.classes,
+        "in_channels": splits.channels,
+        "image_size": run.image_size,
     }
+    return {"toque": json.dumps(described, ensure_ascii=False)}
 
 
 def epoch_sentence(row: Row, rows: list[Row]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from toque import checks, data, random
+from toque import checks, data, models, random
 from toque.models.ema import EMA
 from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
@@ -96,7 +96,8 @@ def fit(
     network = prepare.build_model(run, splits, own, device)
     training_loss, validation_loss = prepare.build_losses(run, own)
     optimizer = optimise.create(
-        run.optimizer, optimise.parameter_groups(network, run.optimizer.weight_decay)
+        run.optimizer,
+        models.parameters.groups(network, weight_decay=run.optimizer.weight_decay),
     )
     num_images = len(splits.train)
     # Every batch is full, so the run ends with the first batch that completes the last epoch.

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
 from toque import checks
 from toque.train.run import OptimizerSettings, Run
@@ -116,22 +115,3 @@ def _class(name: str) -> type[torch.optim.Optimizer]:
             f"{checks.nearest(name.lower(), known)}"
         )
     return known[name.lower()]
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights with decay; biases, norms and other vectors without.
-
-    Raises: ValueError: a model without a parameter that needs a gradient
-    """
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trainable:
-        raise checks.invalid(
-            "fit", "the model", "one with trainable parameters", "none", "Unfreeze some of them."
-        )
-    matrices = [parameter for parameter in trainable if parameter.ndim > 1]
-    vectors = [parameter for parameter in trainable if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

@@ -24,6 +24,10 @@ from toque.train.run import Run
 OwnModel = nn.Module | Callable[[], nn.Module]
 
 
+_SMALL_MODEL, _USUAL_MODEL = "resnet10_small", "resnet18"
+_SMALL_IMAGE = 64
+
+
 @dataclass(frozen=True)
 class Own:
     """What a caller of fit brings along instead of naming it in the settings."""
@@ -57,7 +61,7 @@ def resolve(run: Run, splits: Splits, own: Own) -> Run:
     Raises: ValueError: an optimiser, argument, preset or model that does not exist
     """
     image_size = run.image_size or natural_size(splits.train)
-    model = run.model or (models.SMALL if image_size <= 64 else "resnet18")
+    model = run.model or (_SMALL_MODEL if image_size <= _SMALL_IMAGE else _USUAL_MODEL)
     if own.model is not None:
         kind = own.model if isinstance(own.model, type) else type(own.model)
         model = f"own:{getattr(own.model, '__qualname__', kind.__qualname__)}"
@@ -88,7 +92,7 @@ def natural_size(source: Source) -> int:
     """
     looked_at = np.unique(np.linspace(0, len(source) - 1, 16).astype(int))
     short = int(np.median([min(source.read(int(i)).shape[-2:]) for i in looked_at]))
-    return short if short <= 64 else min(224, round(short / 32) * 32)
+    return short if short <= _SMALL_IMAGE else min(224, round(short / 32) * 32)
 
 
 def pipelines(run: Run, splits: Splits) -> tuple[augment.Compose | None, augment.Compose | None]:

@@ -47,15 +47,15 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
         )
     try:
         with safe_open(file, framework="pt", device=device) as opened:
-            metadata = opened.metadata()
+            metadata = json.loads(opened.metadata()["toque"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise checks.invalid(
             "load_model", str(file), "a whole safetensors file", f"an error ({error})",
             "Run the training command again: it writes the file anew from the checkpoint.",
         ) from None  # fmt: skip
-    classes = tuple(json.loads(metadata["classes"]))
-    channels, image_size = int(metadata["in_channels"]), int(metadata["image_size"])
+    classes = tuple(metadata["classes"])
+    channels, image_size = metadata["in_channels"], metadata["image_size"]
     if model is None:
         if metadata["model"].startswith("own:"):
             raise checks.InvalidValue(
