@@ -1,0 +1,285 @@
+"""The page: contents -> HTML text -> file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from toque import checks
+from toque.train.report import axes, confusion, images, lines
+from toque.train.report.contents import Picture, ReportData
+
+_MOST_PICTURES = 48  # per part: at 224 px and some 8 kB each, the page stays near 1 MB
+_MOST_PAIRS = 12
+_MOST_ROWS = 200
+_HEAT_SIDE = 200
+_LARGEST = 1e100  # beyond it the arithmetic of the axes overflows; no loss means anything there
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One of the large numbers at the top."""
+
+    label: str
+    value: str
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the settings or the environment."""
+
+    key: str
+    value: str
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture as the page shows it."""
+
+    source: str
+    alt: str
+    tiny: bool
+    picture: Picture
+    confidence: str
+
+
+def write(path: Path, data: ReportData) -> None:
+    """Write the report as one HTML file that needs no network.
+
+    The file is written aside in the same folder, synced and renamed: at every moment `path` is
+    either what it was or the whole new report.
+
+    Raises:  MissingFile: the folder does not exist
+             OSError: it cannot be written; `path` is as it was and nothing is left beside it
+    Example: >>> write(Path("runs/flowers/report.html"), ReportData(title="flowers"))
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise checks.MissingFile(
+            checks.sentence("report", "path", "in a folder that exists", path, "Make the folder.")
+        )
+    text = render(data)
+    # One name per process: two writers never share a half-written file.
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def render(data: ReportData) -> str:
+    """The text of the page. The same data gives the same text.
+
+    Everything of the data is escaped by the template; the page also forbids itself, by its content
+    security policy, to run scripts or to load anything from outside.
+    """
+    import jinja2
+    from markupsafe import Markup
+
+    here = resources.files(__package__)
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader(
+            {name: (here / name).read_text("utf-8") for name in ("page.html", "parts.html")}
+        ),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=axes.percent, compact=axes.compact)
+    page = environment.get_template("page.html")
+    # The style sheet is ours and the only text that is not escaped.
+    style = Markup((here / "style.css").read_text("utf-8"))
+    return page.render(style=style, **_context(data))
+
+
+def _context(data: ReportData) -> dict[str, Any]:
+    outcome = {str(key).replace(" ", "_"): value for key, value in data.outcome.items()}
+    settings = [Setting(key, value, key in data.changed) for key, value in _flatten(data.settings)]
+    matrix = data.confusion if data.confusion is not None and data.confusion.sum() else None
+    return {
+        "title": data.title,
+        "notes": list(data.notes),
+        "tiles": _tiles(outcome, matrix),
+        "charts": _charts(data.metrics, outcome.get("best_epoch")),
+        "epochs": _epochs(data.metrics),
+        "classes": list(data.classes),
+        "matrix": _matrix(matrix, data.classes) if matrix is not None else None,
+        "mistakes": _pictures(data.mistakes),
+        "correct": _pictures(data.correct),
+        "augmented": _pictures(data.augmented),
+        "given": {
+            "mistakes": len(data.mistakes),
+            "correct": len(data.correct),
+            "augmented": len(data.augmented),
+        },
+        "settings": settings,
+        "changed": [setting for setting in settings if setting.changed],
+        "environment": [Setting(key, value) for key, value in _flatten(data.environment)],
+        "weights": outcome.get("weights"),
+        "sha256": outcome.get("sha256"),
+        "outcome": [
+            Setting(key.replace("_", " "), value)
+            for key, value in _flatten(outcome)
+            if key not in _TILED and key not in ("weights", "sha256")
+        ],
+    }
+
+
+_TILED = ("accuracy", "loss", "best_epoch", "seconds", "images_seen")
+
+
+def _tiles(outcome: Mapping[str, Any], matrix: np.ndarray | None) -> list[Tile]:
+    tiles = []
+    accuracy, seconds, seen = (
+        _number(outcome, key) for key in ("accuracy", "seconds", "images_seen")
+    )
+    if math.isfinite(accuracy):
+        tiles.append(Tile("Accuracy", axes.percent(accuracy), _interval(accuracy, matrix)))
+    if math.isfinite(loss := _number(outcome, "loss")):
+        tiles.append(Tile("Validation loss", f"{loss:.4g}"))
+    if math.isfinite(best := _number(outcome, "best_epoch")):
+        tiles.append(Tile("Best epoch", f"{round(best, 1):g}"))
+    if math.isfinite(seconds):
+        tiles.append(Tile("Time", axes.duration(seconds)))
+    if math.isfinite(seen):
+        rate = f"{axes.compact(seen / seconds)} a second" if seconds > 0 else ""
+        tiles.append(Tile("Images seen", axes.compact(seen), rate))
+    return tiles
+
+
+def _interval(accuracy: float, matrix: np.ndarray | None) -> str:
+    """How sure the accuracy is, if it is the one of the matrix."""
+    if matrix is None:
+        return ""
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    if abs(right / total - accuracy) > 0.5 / total:
+        return ""
+    low, high = axes.wilson_interval(right, total)
+    return f"{100 * low:.1f}–{100 * high:.1f} % at 95 % confidence, {total:,} images"
+
+
+def _number(row: Mapping[str, Any], key: str) -> float:
+    value = row.get(key)
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _charts(metrics: Sequence[Mapping[str, Any]], best_epoch: object) -> list[lines.Chart]:
+    epochs = sorted({(_number(row, "epoch"), _number(row, "images_seen")) for row in metrics})
+    known = np.array([pair for pair in epochs if all(map(math.isfinite, pair))]).reshape(-1, 2)
+    # Training starts at (0, 0), and a scale that only rises can be read both ways.
+    scale = np.maximum.accumulate(np.vstack([[0.0, 0.0], known]))
+    best = _number({"best": best_epoch}, "best")
+
+    def curve(name: str, split: Literal["train", "val"], key: str) -> lines.Curve:
+        points = [
+            (_number(row, "images_seen"), _number(row, key))
+            for row in metrics
+            if row.get("split") == split and key in row
+        ]
+        pairs = np.array(sorted(p for p in points if math.isfinite(p[0]))).reshape(-1, 2)
+        pairs[np.abs(pairs[:, 1]) > _LARGEST, 1] = np.inf
+        return lines.Curve(name, split, pairs[:, 0], pairs[:, 1], noisy=key != "learning_rate")
+
+    losses = [curve("Training", "train", "loss"), curve("Validation", "val", "loss")]
+    right = [curve("Training", "train", "accuracy"), curve("Validation", "val", "accuracy")]
+    rate = [curve("Schedule", "train", "learning_rate")]
+    speed = [curve("Training", "train", "images_per_s")]
+    epoch_scale = (scale[:, 0], scale[:, 1]) if len(known) else None
+    marked = best if math.isfinite(best) else None
+    drawn = [
+        lines.draw("Loss", losses, epoch_scale, cut_spikes=True, best_epoch=marked),
+        lines.draw("Accuracy", right, epoch_scale, unit="percent", best_epoch=marked),
+        lines.draw("Learning rate", rate, epoch_scale, from_zero=True),
+        lines.draw("Images a second", speed, epoch_scale, from_zero=True),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _epochs(metrics: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The numbers behind the charts: one row for each validation with the training before it."""
+    rows: list[list[str]] = []
+    train: Mapping[str, Any] = {}
+    for row in sorted(
+        metrics, key=lambda row: (_number(row, "images_seen"), row.get("split") == "val")
+    ):
+        if row.get("split") == "train":
+            train = row
+        else:
+            rows.append([
+                _cell(row, "epoch", "{:.2f}"), _cell(row, "images_seen", "{:,.0f}"),
+                _cell(train, "loss", "{:.4f}"), _cell(row, "loss", "{:.4f}"),
+                _cell(train, "accuracy", "{:.2%}"), _cell(row, "accuracy", "{:.2%}"),
+                _cell(train, "learning_rate", "{:.4g}"), _cell(train, "images_per_s", "{:,.0f}"),
+            ])  # fmt: skip
+    every = -(-len(rows) // _MOST_ROWS) or 1
+    return rows[::-every][::-1]  # counted from the end, so that the last one is always there
+
+
+def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
+    value = _number(row, key)
+    return form.format(value) if math.isfinite(value) else "–"
+
+
+def _matrix(matrix: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    whole = len(classes) <= confusion.LARGEST_TABLE
+    scores = confusion.scores(matrix, classes)
+    by_recall = sorted(scores, key=lambda score: (math.isnan(score.recall), score.recall))
+    return {
+        "total": int(matrix.sum()),
+        "cells": confusion.cells(matrix, classes) if whole else None,
+        "heat": None if whole else images.heat_uri(confusion.shrink(matrix, _HEAT_SIDE)),
+        "pairs": confusion.most_confused(matrix, classes, _MOST_PAIRS if whole else 30),
+        "scores": by_recall,
+    }
+
+
+def _pictures(pictures: Sequence[Picture]) -> list[Shown]:
+    shown = []
+    for picture in itertools.islice(pictures, _MOST_PICTURES):
+        known = picture.confidence is not None and math.isfinite(picture.confidence)
+        confidence = axes.percent(float(picture.confidence or 0.0)) if known else ""
+        words = [picture.name]
+        if picture.predicted is not None:
+            words.append(f"predicted {picture.predicted}" + (f" at {confidence}" if known else ""))
+        if picture.true is not None:
+            words.append(f"true {picture.true}")
+        if picture.caption is not None:
+            words.append(picture.caption)
+        source = images.data_uri(picture.image)
+        tiny = images.is_tiny(picture.image)
+        shown.append(Shown(source, ", ".join(words), tiny, picture, confidence))
+    return shown
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{key}.")
+        else:
+            yield key, value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,324 @@
+"""The report: one whole, safe file, whatever the names of files and classes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from toque.train import report
+from toque.train.report import Picture, ReportData
+
+EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><b>&amp;{{ 7 * 7 }}"
+VOID = {"meta", "link", "img", "br", "path", "input"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; fails on tags that are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.tables: list[list[list[str]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th") and self.tables:
+            self.tables[-1][-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._open:
+            return
+        self.text += data
+        if "td" in self._open or "th" in self._open:
+            self.tables[-1][-1][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def rows(epochs: int = 4) -> list[dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+    for n in range(1, epochs * 5 + 1):
+        made.append({
+            "images_seen": n * 200, "epoch": n / 5, "split": "train", "loss": 2 / n,
+            "accuracy": 1 - 1 / (n + 1), "images_per_s": 900.0, "learning_rate": 0.1 / n, "time_s": n,
+        })  # fmt: skip
+        if n % 5 == 0:
+            made.append({
+                "images_seen": n * 200, "epoch": n / 5, "split": "val", "loss": 2.5 / n, "accuracy": 0.8,
+            })  # fmt: skip
+    return made
+
+
+def whole(classes: int = 3, **changes: Any) -> ReportData:
+    generator = np.random.RandomState(0)
+    pixels = generator.randint(0, 256, (40, 60, 3)).astype(np.uint8)
+    matrix = generator.randint(0, 9, (classes, classes)) + 20 * np.eye(classes, dtype=int)
+    contents: dict[str, Any] = {
+        "title": "a run",
+        "settings": {"epochs": 4, "optimizer": {"name": "SGD", "lr": 0.1}, "ema": None},
+        "changed": {"optimizer.lr"},
+        "metrics": rows(),
+        "classes": tuple(f"class {k}" for k in range(classes)),
+        "confusion": matrix,
+        "mistakes": [Picture(pixels, "m/1.jpg", "class 0", "class 1", 0.987)],
+        "correct": [Picture(pixels[..., 0], "c/1.jpg", "class 1", "class 1", 0.5)],
+        "augmented": [Picture(pixels, "a/1.jpg", caption="class 0, flipped")] * 3,
+        "environment": {"torch": "2.14.1", "git": {"commit": "abc123", "dirty": False}},
+        "outcome": {
+            "accuracy": np.trace(matrix) / matrix.sum(), "loss": 0.5, "best_epoch": 3.0,
+            "seconds": 161.0, "images_seen": 4000, "weights": "weights.safetensors", "sha256": "ab" * 32,
+        },
+        "notes": ["2 files were left out"],
+    }  # fmt: skip
+    return ReportData(**(contents | changes))
+
+
+def test_the_page_says_what_the_run_did() -> None:
+    page = Page(report.render(whole()))
+    for said in (
+        "a run", "2 min 41 s", "2 files were left out", "weights.safetensors", "ab" * 32, "git.commit",
+        "abc123", "98.7\N{NO-BREAK SPACE}%", "class 0, flipped",
+    ):  # fmt: skip
+        assert said in page.text, said
+    charts = [svg["aria-label"] for svg in page.all("svg") if "aria-label" in svg]
+    assert [label.split(" over ")[0] for label in charts] == [
+        "Loss", "Accuracy", "Learning rate", "Images a second",
+    ]  # fmt: skip
+    assert "Validation: from 0.5 to 0.125" in charts[0]
+
+
+def test_the_matrix_is_the_given_one() -> None:
+    data = whole(classes=3)
+    assert data.confusion is not None
+    table = next(t for t in Page(report.render(data)).tables if t[0][1:] == list(data.classes))
+    assert [[int(cell) for cell in row[1:]] for row in table[1:]] == data.confusion.tolist()
+    assert [row[0] for row in table[1:]] == list(data.classes)
+
+
+def test_settings_that_differ_are_marked_and_no_others() -> None:
+    text = report.render(whole())
+    assert re.findall(r"<code>([\w.]+)</code></th><td><code>[^<]*</code> <mark>", text) == [
+        "optimizer.lr"
+    ]
+    assert "All settings are the defaults" in report.render(whole(changed=set()))
+
+
+def test_numbers_stand_in_a_table_beside_the_charts() -> None:
+    table = next(t for t in Page(report.render(whole())).tables if t[0][0] == "Epoch")
+    assert len(table) == 1 + 4
+    assert table[-1] == ["4.00", "4,000", "0.1000", "0.1250", "95.24%", "80.00%", "0.005", "900"]
+
+
+def test_names_of_files_and_classes_cannot_act() -> None:
+    pixels = np.zeros((4, 4), np.uint8)
+    picture = Picture(pixels, EVIL, EVIL, EVIL + "2", 0.9, EVIL)
+    classes = (EVIL, EVIL + "2")
+    data = ReportData(
+        title=EVIL, settings={EVIL: {EVIL: EVIL}}, changed={f"{EVIL}.{EVIL}"}, classes=classes,
+        metrics=[{"images_seen": 1, "split": "train", "loss": EVIL, "epoch": EVIL}, *rows()],
+        confusion=np.array([[1, 2], [3, 4]]), mistakes=[picture], correct=[picture], augmented=[picture],
+        environment={EVIL: [EVIL]}, outcome={"weights": EVIL, "sha256": EVIL, EVIL: EVIL}, notes=[EVIL],
+    )  # fmt: skip
+    for shown in (
+        data,
+        ReportData(title="many", classes=[EVIL] * 40, confusion=np.ones((40, 40), int)),
+    ):
+        page = Page(report.render(shown))
+        names = {tag for tag, _ in page.tags}
+        assert not names & {"script", "iframe", "object", "embed", "form", "base"}
+        assert not [a for _, attrs in page.tags for a in attrs if a.startswith("on")]
+        assert all(image["src"].startswith("data:image/") for image in page.all("img"))
+        assert "{{ 7 * 7 }}" in page.text and "49<" not in page.text  # shown as it is, not run
+
+
+def test_nothing_is_asked_from_outside() -> None:
+    page = Page(report.render(whole()))
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "poster", "xlink:href"):
+            if name in attributes:
+                assert attributes[name].startswith(("data:", "#")), (tag, attributes)
+        assert "url(" not in attributes.get("style", "")
+    policy = next(meta for meta in page.all("meta") if "http-equiv" in meta)
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_screen_readers_find_their_way() -> None:
+    page = Page(report.render(whole()))
+    assert page.all("html") == [{"lang": "en"}]
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert all(image.get("alt") for image in page.all("img"))
+    alts = [image["alt"] for image in page.all("img")]
+    assert "m/1.jpg, predicted class 1 at 98.7\N{NO-BREAK SPACE}%, true class 0" in alts
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all("scope" in head for head in page.all("th"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {a["href"][1:] for a in page.all("a")}
+    targets |= {a["aria-labelledby"] for _, a in page.tags if "aria-labelledby" in a}
+    assert targets <= set(ids)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 30, 31, 1000])
+def test_any_number_of_classes_makes_a_page_of_sensible_size(classes: int) -> None:
+    text = report.render(whole(classes=classes))
+    page = Page(text)
+    assert len(text) < 1_500_000
+    assert ("Confusion matrix of" in "".join(i["alt"] for i in page.all("img"))) == (classes > 30)
+
+
+def test_a_run_of_any_length_makes_a_page_of_sensible_size() -> None:
+    photo = (
+        np.random.RandomState(0)
+        .randint(0, 256, (8, 8, 3))
+        .astype(np.uint8)
+        .repeat(60, 0)
+        .repeat(60, 1)
+    )
+    many = [Picture(photo, f"{n}.jpg", "class 0", "class 1", 0.9) for n in range(500)]
+    text = report.render(whole(metrics=rows(2000), mistakes=many, correct=many, augmented=many))
+    assert len(text) < 1_500_000
+    assert text.count("48 of 500 shown.") == 3
+    table = next(t for t in Page(text).tables if t[0][0] == "Epoch")
+    assert len(table) <= 201 and table[-1][0] == "2000.00"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        ReportData(title="nothing"),
+        ReportData(title="no images", classes=("a", "b"), confusion=np.zeros((2, 2), int)),
+        ReportData(title="no classes", confusion=np.zeros((0, 0), int)),
+        ReportData(
+            title="one row", metrics=[{"images_seen": 0, "epoch": 0.0, "split": "val", "loss": 1.0}]
+        ),
+        ReportData(
+            title="lost", metrics=[{"images_seen": 5, "epoch": 1, "split": "train", "loss": np.nan}]
+        ),
+        ReportData(
+            title="gaps", metrics=[{"images_seen": None, "split": "train", "loss": None}, {}]
+        ),
+        ReportData(
+            title="odd",
+            outcome={"accuracy": None, "loss": float("inf"), "seconds": 0, "images_seen": 5},
+        ),
+    ],
+    ids=lambda data: data.title,
+)
+def test_what_is_missing_is_left_out(data: ReportData) -> None:
+    page = Page(report.render(data))
+    assert data.title in page.text
+    assert "None" not in page.text and "nan" not in page.text
+
+
+def test_an_accuracy_that_is_not_the_matrix_one_gets_no_interval() -> None:
+    assert "at 95 % confidence" in report.render(whole())
+    assert "at 95 % confidence" not in report.render(whole(outcome={"accuracy": 0.1}))
+
+
+def test_the_same_data_gives_the_same_page() -> None:
+    assert report.render(whole()) == report.render(whole())
+
+
+def test_write_leaves_one_file(tmp_path: Path) -> None:
+    report.write(tmp_path / "report.html", whole())
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+    assert (tmp_path / "report.html").read_text("utf-8") == report.render(whole())
+    report.write(tmp_path / "report.html", whole(title="later"))
+    assert "later" in (tmp_path / "report.html").read_text("utf-8")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    report.write(tmp_path / "report.html", whole())
+    before = (tmp_path / "report.html").read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if call == "fsync" else Path, call, fail)
+    with pytest.raises(OSError, match="No space"):
+        report.write(tmp_path / "report.html", whole(title="later"))
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_new_report_is_on_the_disk_before_it_takes_the_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def sync(descriptor: int) -> None:
+        did.append("sync")
+        fsync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        did.append("rename")
+        assert self.parent == target.parent
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", rename)
+    report.write(tmp_path / "report.html", whole())
+    assert did == ["sync", "rename", "sync"]
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=r"report: path must be in a folder that exists; got .*none"
+    ):
+        report.write(tmp_path / "none" / "report.html", whole())
+
+
+def test_mistakes_in_the_contents_are_named() -> None:
+    with pytest.raises(ValueError, match=r"confusion must be of shape \[2, 2\].*; got \[3, 3\]"):
+        ReportData(title="t", classes=("a", "b"), confusion=np.zeros((3, 3), int))
+    with pytest.raises(TypeError, match="confusion must be integers; got float64"):
+        ReportData(title="t", classes=("a",), confusion=np.zeros((1, 1)))
+    with pytest.raises(ValueError, match="confusion must be >= 0; got -1"):
+        ReportData(title="t", classes=("a",), confusion=np.array([[-1]]))
+    with pytest.raises(TypeError, match="image must be uint8; got float64"):
+        Picture(np.zeros((2, 2)), "x")
+    with pytest.raises(ValueError, match=r"image must be of shape .*; got \[3, 4, 4\]"):
+        Picture(np.zeros((3, 4, 4), np.uint8), "x")
+    with pytest.raises(ValueError, match=r"image must be of shape .*; got \[0, 4\]"):
+        Picture(np.zeros((0, 4), np.uint8), "x")
+
+
+def test_importing_the_report_imports_neither_jinja_nor_pillow() -> None:
+    code = "import sys, toque.train.report; print([m for m in ('jinja2', 'PIL.Image') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
