@@ -1,1 +1,55 @@
-"""augment"""
+"""Augmentation of whole batches: a draw of its own for every image, in one pass over the pixels.
+
+    >>> pipeline = augment.Compose([augment.RandomResizedCrop(224), augment.RandomHorizontalFlip()])
+    >>> batch = pipeline(images, key=toque.random.Key(seed=0, epoch=0, indices=indices))
+
+Names, arguments, defaults and meaning are those of torchvision.transforms.v2 where it has the
+transform; the guide lists every difference with its size.
+"""
+
+from toque.augment.color import (
+    ColorJitter,
+    Normalize,
+    RandomGrayscale,
+    RandomInvert,
+    RandomPosterize,
+    RandomSolarize,
+    ToDtype,
+)
+from toque.augment.compose import Compose
+from toque.augment.crop import (
+    AlternatingFlip,
+    CenterCrop,
+    PadTo,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomVerticalFlip,
+    Resize,
+)
+from toque.augment.erase import Cutout, RandomErasing
+from toque.augment.parameters import Parameters
+from toque.augment.presets import preset
+
+__all__ = [
+    "AlternatingFlip",
+    "CenterCrop",
+    "ColorJitter",
+    "Compose",
+    "Cutout",
+    "Normalize",
+    "PadTo",
+    "Parameters",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomGrayscale",
+    "RandomHorizontalFlip",
+    "RandomInvert",
+    "RandomPosterize",
+    "RandomResizedCrop",
+    "RandomSolarize",
+    "RandomVerticalFlip",
+    "Resize",
+    "ToDtype",
+    "preset",
+]

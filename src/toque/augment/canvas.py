@@ -1,0 +1,193 @@
+"""Where each pixel of a picture comes from: the state that geometric transforms hand on.
+
+Coordinates are continuous: pixel i covers i .. i + 1 and its centre is i + 0.5. A matrix takes
+(x, y, 1) of the picture so far to the source image. So crops, flips, resizes and warps compose by
+multiplication, in float64, and the pixels are read once, at the end.
+
+Shape letters: B images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from toque import checks
+
+Kind = Literal["shift", "resize", "warp"]
+"""shift: whole pixels and flips; resize: axis-aligned, anti-aliased; warp: any matrix."""
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+PaddingMode = Literal["constant", "edge", "reflect", "symmetric"]
+
+_KINDS: tuple[Kind, ...] = ("shift", "resize", "warp")
+_INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
+_PADDING_MODES: tuple[PaddingMode, ...] = ("constant", "edge", "reflect", "symmetric")
+
+Matrices = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """What stands outside an image: a mode of torchvision's Pad and, for "constant", the fill.
+
+    Args:    fill: on the scale of the pixels in a uint8 image (0 .. 255), one number or one per
+             channel
+    """
+
+    mode: PaddingMode = "constant"
+    fill: tuple[float, ...] = (0.0,)
+
+
+def padding(where: str, mode: str, fill: float | tuple[float, ...] | list[float]) -> Padding:
+    """A checked Padding."""
+    if mode not in _PADDING_MODES:
+        raise checks.invalid(
+            where, "padding_mode", f"one of {', '.join(_PADDING_MODES)}", mode,
+            checks.nearest(str(mode), _PADDING_MODES),
+        )  # fmt: skip
+    values = tuple(float(v) for v in fill) if isinstance(fill, tuple | list) else (float(fill),)
+    return Padding(mode, values)
+
+
+def interpolation(where: str, given: object) -> Interpolation:
+    """The name of an interpolation, given as a name or as torchvision's InterpolationMode."""
+    name = getattr(given, "value", given)
+    if name not in _INTERPOLATIONS:
+        raise checks.invalid(
+            where, "interpolation", f"one of {', '.join(_INTERPOLATIONS)}", given,
+            checks.nearest(str(name), _INTERPOLATIONS),
+        )  # fmt: skip
+    return name
+
+
+@dataclass(frozen=True, eq=False)
+class Canvas:
+    """B pictures as their sizes, their matrices to the source, and what of the source they show.
+
+    Args:    height, width: int64 [B], the size so far
+             matrix: float64 [B, 3, 3], picture -> source
+             visible: float64 [B, 4], top left bottom right in the source; padding stands outside
+             readable: float64 [B, 4], what a resize may read: a crop that is resized does not look
+             beyond its edges, a resize that is cropped does
+             kind: the least general way of reading that serves
+             resample: the interpolation of a resize or warp
+             padding: what stands outside, None where nothing looks there
+    """
+
+    height: Counts
+    width: Counts
+    matrix: Matrices
+    visible: Matrices
+    readable: Matrices
+    kind: Kind = "shift"
+    resample: Interpolation = "bilinear"
+    padding: Padding | None = None
+
+    def __len__(self) -> int:
+        return len(self.height)
+
+    def __getitem__(self, images: slice) -> Canvas:
+        """The canvas of some of the images."""
+        return replace(
+            self,
+            height=self.height[images],
+            width=self.width[images],
+            matrix=self.matrix[images],
+            visible=self.visible[images],
+            readable=self.readable[images],
+        )
+
+    @classmethod
+    def of(cls, sizes: Counts, stored: Counts | None = None) -> Canvas:
+        """The canvas of untouched images: sizes [B, 2] (height, width).
+
+        Args: stored: sizes of the images as they lie in memory, where a decoder reduced them
+        """
+        num = len(sizes)
+        matrix = np.zeros((num, 3, 3))
+        matrix[:, 2, 2] = 1.0
+        held = sizes if stored is None else stored
+        matrix[:, 0, 0] = held[:, 1] / np.maximum(sizes[:, 1], 1)
+        matrix[:, 1, 1] = held[:, 0] / np.maximum(sizes[:, 0], 1)
+        whole = np.concatenate([np.zeros((num, 2)), held], axis=1)
+        kind: Kind = "shift" if stored is None else "resize"
+        return cls(sizes[:, 0], sizes[:, 1], matrix, whole, whole, kind)
+
+    def _moved(self, step: Matrices, height: Counts, width: Counts) -> Canvas:
+        return replace(self, matrix=self.matrix @ step, height=height, width=width)
+
+    def shown(self) -> Matrices:
+        """The rectangle of the source that the picture covers: top left bottom right, [B, 4]."""
+        left, top = self.matrix[:, 0, 2], self.matrix[:, 1, 2]
+        right = left + self.matrix[:, 0, 0] * self.width
+        bottom = top + self.matrix[:, 1, 1] * self.height
+        low = np.minimum(top, bottom), np.minimum(left, right)
+        return np.stack([*low, np.maximum(top, bottom), np.maximum(left, right)], axis=1)
+
+    def crop(self, top: Counts, left: Counts, height: Counts, width: Counts) -> Canvas:
+        """Keep height x width pixels from (top, left); what lies outside the picture is padding."""
+        moved = self._moved(_translation(left, top), height, width)
+        if self.kind == "warp":
+            return moved
+        shown = moved.shown()
+        low = np.maximum(self.visible[:, :2], shown[:, :2])
+        high = np.minimum(self.visible[:, 2:], shown[:, 2:])
+        return replace(moved, visible=np.concatenate([low, high], axis=1))
+
+    def pad(self, left: Counts, top: Counts, right: Counts, bottom: Counts) -> Canvas:
+        """Add columns and rows around the picture."""
+        return self._moved(
+            _translation(-left, -top), self.height + top + bottom, self.width + left + right
+        )
+
+    def resize(self, height: Counts, width: Counts, resample: Interpolation) -> Canvas:
+        """Stretch the picture to a size."""
+        step = _identity(len(self))
+        step[:, 0, 0] = self.width / np.maximum(width, 1)
+        step[:, 1, 1] = self.height / np.maximum(height, 1)
+        moved = self._moved(step, height, width)
+        if self.kind == "warp":
+            return replace(moved, resample=_finer(self.resample, resample))
+        return replace(moved, kind="resize", resample=resample, readable=self.visible)
+
+    def flip(self, which: npt.NDArray[np.bool_], axis: Literal["x", "y"]) -> Canvas:
+        """Mirror the images in which [B] left to right (x) or top to bottom (y)."""
+        at, size = (0, self.width) if axis == "x" else (1, self.height)
+        step = _identity(len(self))
+        step[:, at, at] = np.where(which, -1.0, 1.0)
+        step[:, at, 2] = np.where(which, size, 0)
+        return self._moved(step, self.height, self.width)
+
+    def warp(
+        self, step: Matrices, resample: Interpolation, height: Counts, width: Counts
+    ) -> Canvas:
+        """Show the picture through a matrix, new -> old coordinates, [B, 3, 3]."""
+        finer = resample if self.kind == "shift" else _finer(self.resample, resample)
+        return replace(self._moved(step, height, width), kind="warp", resample=finer)
+
+
+def kind_of(kinds: list[Kind]) -> Kind:
+    """The most general of some kinds."""
+    return max(kinds, key=_KINDS.index, default="shift")
+
+
+def _finer(first: Interpolation, second: Interpolation) -> Interpolation:
+    return max(first, second, key=_INTERPOLATIONS.index)
+
+
+def _identity(num: int) -> Matrices:
+    matrix = np.zeros((num, 3, 3))
+    matrix[:, [0, 1, 2], [0, 1, 2]] = 1.0
+    return matrix
+
+
+def _translation(x: npt.ArrayLike, y: npt.ArrayLike) -> Matrices:
+    across, down = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    matrix = _identity(len(across))
+    matrix[:, 0, 2], matrix[:, 1, 2] = across, down
+    return matrix

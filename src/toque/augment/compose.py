@@ -1,0 +1,294 @@
+"""Compose: a list of transforms as one function of a batch of images and a key.
+
+Shape letters: B images, C channels, H W source height and width, h w result height and width.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from toque import checks
+from toque.augment.canvas import Canvas, Counts
+from toque.augment.color import Normalize, ToDtype
+from toque.augment.kernels import reference
+from toque.augment.kernels.resolved import Resolved
+from toque.augment.parameters import Parameters
+from toque.augment.plan import Pass, Transform, plan
+from toque.augment.transform import Draw, Floats, Geometric, Integers
+from toque.random import Key
+
+Images = torch.Tensor | Sequence[torch.Tensor]
+"""A batch [B, C, H, W], or one [C, H, W] for each image; uint8 in 0 .. 255 or float in 0 .. 1."""
+
+# On the CPU the reference runs over parts of a batch that stay in the cache.
+_ELEMENTS_AT_ONCE = 2**18
+
+_OUTPUTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
+
+
+class Compose:
+    """Transforms with a draw of its own for each image, done in the fewest passes over the pixels.
+
+    `pipeline(images, key=key)` is `pipeline.apply(images, pipeline.draw(key))`. The same key gives
+    the same pixels, whatever else is in the batch. `apply` changes nothing but `out` and may be
+    called from several threads at once.
+
+    Shape:   images [B, C, H, W], or B images [C, H, W] of different sizes -> [B, C, h, w]
+    Dtype:   uint8 (0 .. 255) or float (0 .. 1) -> dtype; without Normalize floats are in 0 .. 1 and
+             uint8 in 0 .. 255
+    Args:    transforms: of toque.augment, in order
+             dtype: of the result: float32, bfloat16, float16 or uint8
+             channels_last: memory format of the result
+    Raises:  ValueError, TypeError: images of another rank or dtype, an image without pixels,
+             parameters of another pipeline or number of images
+    Example: >>> pipeline = Compose([RandomResizedCrop(224), RandomHorizontalFlip()])
+             >>> batch = pipeline(images, key=Key(seed=0, epoch=3, indices=indices))
+    """
+
+    def __init__(
+        self,
+        transforms: Sequence[Transform],
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        self.transforms = tuple(transforms)
+        self._passes = plan(self.transforms)
+        for transform in self.transforms:
+            dtype = transform.dtype if isinstance(transform, ToDtype) else dtype
+        if dtype not in _OUTPUTS:
+            raise checks.invalid(
+                "Compose", "dtype", "float32, bfloat16, float16 or uint8", dtype, "Use float32."
+            )
+        self.dtype = dtype
+        self.channels_last = channels_last
+        seen: Counter[str] = Counter()
+        self._streams: list[str] = []
+        for transform in self.transforms:
+            name = type(transform).__name__
+            # Named by kind and rank among its kind, so that adding one keeps the draws of the rest.
+            self._streams.append(f"augment/{name}/{seen[name]}")
+            seen[name] += 1
+
+    def __repr__(self) -> str:
+        inside = "".join(f"    {transform!r},\n" for transform in self.transforms)
+        return f"Compose([\n{inside}], dtype={self.dtype}, channels_last={self.channels_last})"
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Height and width of the result, or None when they depend on the images'."""
+        size: tuple[int, int] | None = None
+        for transform in self.transforms:
+            if isinstance(transform, Geometric):
+                size = transform.size_after(size)
+        return size
+
+    def plan(self) -> str:
+        """The passes over the pixels, one a line."""
+        return "\n".join(f"pass {n}: {one}" for n, one in enumerate(self._passes, start=1))
+
+    def draw(self, key: Key) -> Parameters:
+        """The parameters of the images of a key; they serve for images of any size."""
+        wanted = {
+            stream: transform.num_numbers
+            for stream, transform in zip(self._streams, self.transforms, strict=True)
+            if not isinstance(transform, Normalize | ToDtype)
+        }
+        numbers = key.uniforms(wanted)
+        draws: list[Draw] = []
+        for stream, transform in zip(self._streams, self.transforms, strict=True):
+            if isinstance(transform, Normalize | ToDtype):
+                draws.append({})
+            else:
+                draws.append(transform.draw(numbers[stream], key))
+        return Parameters(len(key), tuple(draws))
+
+    def __call__(
+        self, images: Images, *, key: Key, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Draw and apply."""
+        return self.apply(images, self.draw(key), out=out)
+
+    def apply(
+        self,
+        images: Images,
+        parameters: Parameters,
+        out: torch.Tensor | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> torch.Tensor:
+        """The images under parameters drawn before; pure but for `out`.
+
+        Args: out: written and returned, [B, C, h, w] of the pipeline's dtype, any strides
+              sizes: (height, width) of each image before a decoder reduced it; the draws are
+              resolved against these, and the crops fall on fractions of the reduced pixels
+        """
+        held, channels, device = _check(images)
+        if len(parameters) != len(held) or len(parameters.draws) != len(self.transforms):
+            raise checks.invalid(
+                "Compose.apply", "parameters", f"for {len(held)} images and {len(self.transforms)} "
+                "transforms", f"{len(parameters)} and {len(parameters.draws)}",
+                "Draw them with this pipeline and a key of these images.",
+            )  # fmt: skip
+        full = held if sizes is None else np.array(sizes, dtype=np.int64).reshape(-1, 2)
+        if len(full) != len(held):
+            raise checks.invalid(
+                "Compose.apply", "sizes", f"one (height, width) for each of {len(held)} images",
+                len(full), "Leave it out for images of their own size.",
+            )  # fmt: skip
+        start = Canvas.of(full, None if sizes is None else held)
+        current: Images = images
+        for number, one in enumerate(self._passes):
+            last = number == len(self._passes) - 1
+            if one.filter is not None:
+                at, transform = one.filter
+                transform.check_channels(channels)
+                current = transform.filter(_batch(current), parameters.draws[at])
+            else:
+                resolved = _resolve(one, parameters, start, channels)
+                height, width = self._result_size(resolved.canvas, len(held))
+                shape = (len(held), channels, height, width)
+                if last:
+                    target = self._target(out, shape, device)
+                else:
+                    target = torch.empty(shape, dtype=torch.float32, device=device)
+                _run(current, resolved, target)
+                current = target
+            start = _canvas_of(current)
+        assert isinstance(current, torch.Tensor)
+        return current
+
+    def _result_size(self, canvas: Canvas, num_images: int) -> tuple[int, int]:
+        if num_images == 0:
+            return self.size or (0, 0)
+        sizes = np.unique(np.stack([canvas.height, canvas.width], axis=1), axis=0)
+        if len(sizes) > 1:
+            raise checks.invalid(
+                "Compose", "images", "of one size after the transforms",
+                " and ".join(f"{h} x {w}" for h, w in sizes[:3]),
+                "Add CenterCrop, RandomCrop or Resize((height, width)).",
+            )  # fmt: skip
+        return int(sizes[0, 0]), int(sizes[0, 1])
+
+    def _target(
+        self, out: torch.Tensor | None, shape: tuple[int, ...], device: torch.device
+    ) -> torch.Tensor:
+        if out is None:
+            layout = torch.channels_last if self.channels_last else torch.contiguous_format
+            return torch.empty(shape, dtype=self.dtype, device=device, memory_format=layout)
+        if tuple(out.shape) != shape or out.dtype != self.dtype or out.device != device:
+            raise checks.invalid(
+                "Compose.apply", "out", f"{list(shape)} {self.dtype} on {device}",
+                f"{list(out.shape)} {out.dtype} on {out.device}", "Leave it out to have it made.",
+            )  # fmt: skip
+        return out
+
+
+def _check(images: Images) -> tuple[Counts, int, torch.device]:
+    """Sizes [B, 2], channels and device, checked by shape and dtype alone."""
+    listed = [images] if isinstance(images, torch.Tensor) else list(images)
+    rank = 4 if isinstance(images, torch.Tensor) else 3
+    for image in listed:
+        if not isinstance(image, torch.Tensor):
+            raise checks.invalid_type(
+                "Compose", "images", "tensors", type(image).__name__,
+                "Use torch.from_numpy(array).permute(2, 0, 1) for an array [H, W, C].",
+            )  # fmt: skip
+        if image.ndim != rank:
+            rule = "[B, C, H, W], or a list of [C, H, W]"
+            raise checks.invalid(
+                "Compose", "images", rule, list(image.shape),
+                "Add the missing dimension with [None]." if image.ndim < rank else "Flatten it.",
+            )  # fmt: skip
+        if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
+            raise checks.invalid_type(
+                "Compose", "images", "uint8 in 0 .. 255 or float in 0 .. 1", image.dtype,
+                "Convert them with images.to(torch.uint8) or images / 255.",
+            )  # fmt: skip
+        if 0 in image.shape[-2:] or image.shape[-3] == 0:
+            raise checks.invalid(
+                "Compose", "images", "of at least one pixel", list(image.shape), "Leave it out."
+            )
+        first = listed[0]
+        if (image.shape[-3], image.dtype, image.device) != (
+            first.shape[-3], first.dtype, first.device
+        ):  # fmt: skip
+            raise checks.invalid(
+                "Compose", "images", "alike in channels, dtype and device",
+                f"{image.shape[-3]} {image.dtype} {image.device} and {first.shape[-3]} "
+                f"{first.dtype} {first.device}", "Convert them to one kind first.",
+            )  # fmt: skip
+    if isinstance(images, torch.Tensor):
+        sizes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
+        return sizes, images.shape[1], images.device
+    if not listed:
+        return np.empty((0, 2), dtype=np.int64), 3, torch.device("cpu")
+    sizes = np.array([image.shape[1:] for image in listed], dtype=np.int64)
+    return sizes, listed[0].shape[0], listed[0].device
+
+
+def _canvas_of(images: Images) -> Canvas:
+    return Canvas.of(_check(images)[0])
+
+
+def _batch(images: Images) -> torch.Tensor:
+    if isinstance(images, torch.Tensor):
+        return reference.in_unit_range(images)
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise checks.invalid(
+            "Compose", "images", "of one size where a filter runs",
+            " and ".join(str(list(size)) for size in sorted(sizes)[:3]),
+            "Put a crop or Resize((height, width)) before the filter.",
+        )  # fmt: skip
+    return reference.in_unit_range(torch.stack(list(images)))
+
+
+def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> Resolved:
+    canvas = replace(start, padding=one.outside())
+    for number, geometric in one.geometric:
+        canvas = geometric.place(canvas, parameters.draws[number])
+    num = len(canvas)
+    codes = [np.empty((num, 0), dtype=np.int32)]
+    factors = [np.empty((num, 0), dtype=np.float32)]
+    for number, pointwise in one.pointwise:
+        pointwise.check_channels(channels)
+        code, factor = pointwise.operations(parameters.draws[number])
+        codes.append(code.astype(np.int32, copy=False))
+        factors.append(factor.astype(np.float32))
+    scale: Floats = np.ones(channels)
+    shift: Floats = np.zeros(channels)
+    for normalize in one.normalize:
+        scale, shift = normalize.scale_and_shift(channels)
+    rectangles: list[Integers] = [np.empty((num, 0, 4), dtype=np.int64)]
+    fills: list[Floats] = []
+    for number, erasing, num_before in one.erasing:
+        boxes = erasing.rectangles(parameters.draws[number], canvas.height, canvas.width)
+        rectangles.append(boxes[:, None])
+        value = np.broadcast_to(np.array(erasing.fill, dtype=np.float64), channels)
+        # Erased before Normalize: the fill is normalised with the rest.
+        fills.append(value if num_before == len(one.normalize) else value * scale + shift)
+    return Resolved(
+        canvas,
+        np.concatenate(codes, axis=1),
+        np.concatenate(factors, axis=1),
+        scale.astype(np.float32),
+        shift.astype(np.float32),
+        np.concatenate(rectangles, axis=1),
+        np.array(fills, dtype=np.float32).reshape(len(fills), channels),
+    )
+
+
+def _run(images: Images, resolved: Resolved, out: torch.Tensor) -> None:
+    if isinstance(images, torch.Tensor):
+        per_image = max(images[:1].numel(), out[:1].numel(), 1)
+        step = len(images) if images.is_cuda else max(1, _ELEMENTS_AT_ONCE // per_image)
+        for first in range(0, len(images), max(step, 1)):
+            part = slice(first, first + step)
+            reference.run(images[part], resolved[part], out[part])
+        return
+    for number, image in enumerate(images):
+        reference.run(image[None], resolved[number : number + 1], out[number : number + 1])

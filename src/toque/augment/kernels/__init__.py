@@ -1,0 +1,1 @@
+"""The one pass over the pixels: `reference` defines it, the others do the same faster."""

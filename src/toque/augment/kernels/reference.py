@@ -1,0 +1,276 @@
+"""The pass in plain torch: the definition that every other kernel is tested against.
+
+It runs on any device. Everything is elementwise or a gather, so an image's pixels do not depend on
+which batch it is in.
+
+Shape letters: B images, C channels, H W source height and width, h w result height and width,
+K taps of the resampling filter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toque.augment.canvas import Canvas, Interpolation, Padding
+from toque.augment.color import GRAY, Operation
+from toque.augment.kernels.resolved import Resolved
+
+_Doubles = npt.NDArray[np.float64]
+_SUPPORT: dict[Interpolation, float] = {"nearest": 0.5, "bilinear": 1.0, "bicubic": 2.0}
+
+
+def run(images: torch.Tensor, resolved: Resolved, out: torch.Tensor) -> None:
+    """Images of one size, uint8 or float [B, C, H, W] -> out [B, C, h, w]."""
+    if out.numel() == 0:
+        return
+    pixels = read(images, resolved.canvas)
+    pixels = recolor(pixels, resolved.codes, resolved.factors)
+    scale, shift = (
+        torch.from_numpy(values).to(out.device)[:, None, None]
+        for values in (resolved.scale, resolved.shift)
+    )
+    erase(pixels.mul_(scale).add_(shift), resolved)
+    if out.dtype == torch.uint8:
+        pixels = pixels.mul_(255).round_().clamp_(0, 255)
+    out.copy_(pixels)
+
+
+def read(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    """The geometry: a new float32 tensor in 0 .. 1."""
+    if canvas.kind == "shift":
+        return in_unit_range(_shift(images, canvas))
+    if canvas.kind == "resize":
+        return _resize(in_unit_range(images), canvas)
+    raise NotImplementedError
+
+
+def in_unit_range(images: torch.Tensor) -> torch.Tensor:
+    """A float32 copy in 0 .. 1."""
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32).mul_(1 / 255)
+    return images.to(torch.float32, copy=True)
+
+
+def _size(canvas: Canvas) -> tuple[int, int]:
+    return int(canvas.height[0]), int(canvas.width[0])
+
+
+def _centres(canvas: Canvas, axis: int, size: int) -> _Doubles:
+    """Source coordinate of the centre of each result row (axis 1) or column (axis 0): [B, size]."""
+    matrix = canvas.matrix
+    steps = np.arange(size) + 0.5
+    return matrix[:, axis, axis, None] * steps + matrix[:, axis, 2, None]
+
+
+def _moved(array: npt.NDArray[Any], images: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(array).to(images.device, non_blocking=True)
+
+
+def _fill(padding: Padding | None, images: torch.Tensor) -> torch.Tensor:
+    """The constant that stands outside, in the images' dtype and range: [C or 1, 1, 1]."""
+    values = torch.tensor(padding.fill if padding else (0.0,), dtype=torch.float64)
+    if images.dtype != torch.uint8:
+        values = values / 255
+    return values.to(images.device, images.dtype)[:, None, None]
+
+
+def _shift(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    """Whole pixels only: one gather for the whole batch."""
+    height, width = _size(canvas)
+    batch, channels, source_h, source_w = images.shape
+    rows, rows_in = _indices(np.floor(_centres(canvas, 1, height)), canvas, 1, source_h)
+    columns, columns_in = _indices(np.floor(_centres(canvas, 0, width)), canvas, 0, source_w)
+    index = _moved(rows[:, :, None] * source_w + columns[:, None, :], images)
+    index = index.view(batch, 1, height * width).expand(-1, channels, -1)
+    pixels = images.reshape(batch, channels, -1).gather(2, index)
+    pixels = pixels.view(batch, channels, height, width)
+    if not (rows_in.all() and columns_in.all()):
+        inside = _moved(rows_in[:, None, :, None] & columns_in[:, None, None, :], images)
+        pixels = torch.where(inside, pixels, _fill(canvas.padding, images))
+    return pixels
+
+
+def _indices(
+    at: _Doubles, canvas: Canvas, axis: int, size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Source rows or columns, brought inside by the padding mode, and which need no fill."""
+    low = np.rint(canvas.visible[:, 1 - axis, None]).astype(np.int64)
+    high = np.rint(canvas.visible[:, 3 - axis, None]).astype(np.int64)
+    index: npt.NDArray[np.int64] = at.astype(np.int64)
+    mode = canvas.padding.mode if canvas.padding else "constant"
+    inside: npt.NDArray[np.bool_] = np.asarray((index >= low) & (index < high))
+    if mode == "constant":
+        return np.clip(index, 0, size - 1), inside
+    length = high - low
+    if mode == "edge":
+        index = np.clip(index, low, high - 1)
+    elif mode == "symmetric":  # ... 1 0 | 0 1 2 | 2 1 ...
+        turn = (index - low) % (2 * length)
+        index = low + np.minimum(turn, 2 * length - 1 - turn)
+    else:  # reflect: ... 2 1 | 0 1 2 | 1 0 ...
+        turn = (index - low) % np.maximum(2 * length - 2, 1)
+        index = low + np.minimum(turn, 2 * length - 2 - turn)
+    return index, np.ones_like(inside)
+
+
+def _resize(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    """Separable and anti-aliased: rows first, then columns."""
+    height, width = _size(canvas)
+    batch, channels, source_h, source_w = images.shape
+    first = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * source_h
+    flat = images.reshape(-1, source_w)
+    rows, row_weights = taps(canvas, 1, height, source_h)
+    tall: torch.Tensor | None = None
+    for tap in range(rows.shape[2]):
+        index = (first + _moved(rows[:, None, :, tap], images)).flatten()
+        part = flat.index_select(0, index).view(batch, channels, height, source_w)
+        part *= _moved(row_weights[:, None, :, tap, None], images)
+        tall = part if tall is None else tall.add_(part)
+    columns, column_weights = taps(canvas, 0, width, source_w)
+    pixels: torch.Tensor | None = None
+    for tap in range(columns.shape[2]):
+        index = _moved(columns[:, None, None, :, tap], images).expand(-1, channels, height, -1)
+        part = cast(torch.Tensor, tall).gather(3, index)
+        part *= _moved(column_weights[:, None, None, :, tap], images)
+        pixels = part if pixels is None else pixels.add_(part)
+    pixels = cast(torch.Tensor, pixels)
+    rows_in: npt.NDArray[np.bool_] = np.any(row_weights, axis=2)
+    columns_in: npt.NDArray[np.bool_] = np.any(column_weights, axis=2)
+    if not (rows_in.all() and columns_in.all()):
+        inside = _moved(rows_in[:, None, :, None] & columns_in[:, None, None, :], images)
+        pixels = torch.where(inside, pixels, _fill(canvas.padding, images))
+    return pixels
+
+
+def taps(
+    canvas: Canvas, axis: int, size: int, source_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Which source rows (axis 1) or columns (axis 0) make up each of the result, and their weights.
+
+    The filter is stretched by the scale where the image shrinks; what falls outside the readable
+    part is left out and the rest made to sum to 1. A centre that is not visible has no weights.
+
+    Shape:  -> int64 and float32 [B, size, K]
+    Source: the anti-aliased resize of torch (aten/native/cpu/UpSampleKernel.cpp), after Pillow's
+    """
+    centre = _centres(canvas, axis, size)
+    scale = np.abs(canvas.matrix[:, axis, axis])
+    stretch = np.maximum(scale, 1.0) if canvas.resample != "nearest" else np.ones_like(scale)
+    low = np.floor(canvas.readable[:, 1 - axis] + 1e-6)[:, None]
+    high = np.ceil(canvas.readable[:, 3 - axis] - 1e-6)[:, None]
+    support = (_SUPPORT[canvas.resample] * stretch)[:, None]
+    if canvas.resample == "nearest":
+        first = last = np.floor(centre + 1e-9)
+        first, last = np.clip(first, low, high - 1), np.clip(last, low, high - 1) + 1
+    else:
+        first = np.maximum(np.floor(centre - support + 0.5), low)
+        last = np.minimum(np.floor(centre + support + 0.5), high)
+    count = max(int((last - first).max(initial=1)), 1)
+    at = first[:, :, None] + np.arange(count)
+    distance = (at + 0.5 - centre[:, :, None]) / stretch[:, None, None]
+    weights = _filter(distance, canvas.resample) * (at < last[:, :, None])
+    shown = canvas.visible[:, [1 - axis, 3 - axis]]
+    visible = (centre > shown[:, :1]) & (centre < shown[:, 1:])
+    total = weights.sum(2, keepdims=True)
+    weights = np.where(visible[:, :, None] & (total != 0), weights / np.where(total, total, 1), 0.0)
+    return np.clip(at, 0, source_size - 1).astype(np.int64), weights.astype(np.float32)
+
+
+def _filter(distance: _Doubles, resample: Interpolation) -> _Doubles:
+    away: _Doubles = np.abs(distance)
+    if resample == "nearest":
+        return np.ones_like(away)
+    if resample == "bilinear":
+        return np.maximum(1 - away, 0)
+    a = -0.5  # Keys 1981, the value of the anti-aliased resizes of torch and Pillow
+    near = ((a + 2) * away - (a + 3)) * away * away + 1
+    far = (((away - 5) * away + 8) * away - 4) * a
+    return np.select([away < 1, away < 2], [near, far], 0.0)
+
+
+def gray(pixels: torch.Tensor) -> torch.Tensor:
+    """The gray of RGB pixels, or the one channel: [B, C, h, w] -> [B, 1, h, w]."""
+    if pixels.shape[1] != 3:
+        return pixels[:, :1]
+    red, green, blue = pixels.unbind(1)
+    return (red * GRAY[0] + green * GRAY[1] + blue * GRAY[2]).unsqueeze(1)
+
+
+def recolor(
+    pixels: torch.Tensor, codes: npt.NDArray[np.int32], factors: npt.NDArray[np.float32]
+) -> torch.Tensor:
+    """The colour chain: each image its own operations in its own order; may change its input."""
+    for step in range(codes.shape[1]):
+        for code in np.unique(codes[:, step]):
+            if code == Operation.NONE:
+                continue
+            which = np.flatnonzero(codes[:, step] == code)
+            factor = _moved(factors[which, step], pixels)[:, None, None, None]
+            if len(which) == len(codes):
+                pixels = _operate(pixels, Operation(code), factor)
+            else:
+                chosen = _moved(which, pixels)
+                changed = _operate(pixels.index_select(0, chosen), Operation(code), factor)
+                pixels.index_copy_(0, chosen, changed)
+    return pixels
+
+
+def _operate(pixels: torch.Tensor, operation: Operation, factor: torch.Tensor) -> torch.Tensor:
+    if operation == Operation.BRIGHTNESS:
+        return (pixels * factor).clamp_(0, 1)
+    if operation == Operation.CONTRAST:
+        mean = gray(pixels).double().mean((1, 2, 3), keepdim=True).float()
+        return (pixels * factor + mean * (1 - factor)).clamp_(0, 1)
+    if operation == Operation.SATURATION:
+        if pixels.shape[1] != 3:
+            return pixels
+        return (pixels * factor + gray(pixels) * (1 - factor)).clamp_(0, 1)
+    if operation == Operation.HUE:
+        return _turn_hue(pixels, factor) if pixels.shape[1] == 3 else pixels
+    if operation == Operation.GRAYSCALE:
+        return gray(pixels).expand_as(pixels).contiguous()
+    if operation == Operation.INVERT:
+        return 1 - pixels
+    if operation == Operation.POSTERIZE:
+        # The small step up keeps a uint8 value from falling below its own level by rounding.
+        return ((pixels * factor + 1e-5).floor().minimum(factor - 1) / factor).clamp_(min=0)
+    return torch.where(pixels >= factor, 1 - pixels, pixels)  # SOLARIZE
+
+
+def _turn_hue(pixels: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """The hue of HSV turned; value and saturation stay. Turns [B, 1, 1, 1], 1 is once around.
+
+    In units of a sixth turn, channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with
+    k = (n + hue) mod 6 and n = 5, 3, 1 for red, green, blue.
+    """
+    red, green, blue = pixels.unbind(1)
+    value, chroma = pixels.amax(1), pixels.amax(1) - pixels.amin(1)
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    hue = torch.where(
+        value == red,
+        (green - blue) / safe,
+        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    hue = hue + 6 * turns[:, :, :, 0]
+    channels = []
+    for n in (5, 3, 1):
+        k = torch.remainder(hue + n, 6)
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
+    return torch.stack(channels, 1)
+
+
+def erase(pixels: torch.Tensor, resolved: Resolved) -> None:
+    """Overwrites the rectangles, in place."""
+    height, width = pixels.shape[2:]
+    rows = torch.arange(height, device=pixels.device)[:, None]
+    columns = torch.arange(width, device=pixels.device)[None, :]
+    for number in range(resolved.rectangles.shape[1]):
+        box = _moved(resolved.rectangles[:, number], pixels)[:, :, None, None]
+        top, left, tall, wide = box.unbind(1)
+        covered = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+        fill = _moved(resolved.fills[number], pixels)[:, None, None]
+        pixels.copy_(torch.where(covered[:, None], fill, pixels))
