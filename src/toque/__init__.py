@@ -7,13 +7,11 @@ wait for torch, and `import toque.augment` loads nothing of the training.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("toque")
-except PackageNotFoundError:  # a source tree on the path, not installed
-    __version__ = "0+source"
+from toque.version import VERSION
+
+__version__ = VERSION
 
 _ROOMS = ("augment", "checks", "data", "deploy", "layers", "losses", "models", "random", "train")
 _NAMES = {"Run": "toque.train", "fit": "toque.train", "evaluate": "toque.train"}

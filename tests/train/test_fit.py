@@ -273,7 +273,7 @@ def test_validation_counts_every_image_once(tmp_path):
     targets = torch.from_numpy(VAL.labels)
     assert result.accuracy == pytest.approx(float((outputs.argmax(1) == targets).float().mean()))
     assert result.loss == pytest.approx(float(cross_entropy(outputs, targets)), rel=1e-5)
-    assert result.evaluation.confusion().sum() == 30
+    assert result.evaluation.confusion(2).sum() == 30
     assert sorted(result.evaluation.indices.tolist()) == list(range(30))
 
 
@@ -335,7 +335,7 @@ def test_other_settings_do_not_continue_the_run(tmp_path):
 
 
 def test_a_model_without_trainable_parameters_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no parameter that requires a gradient. Unfreeze"):
+    with pytest.raises(ValueError, match=r"no parameter that requires a gradient. Unfreeze"):
         train(tmp_path / "run", model=nn.Flatten)
     assert not (tmp_path / "run").exists()
 

@@ -34,9 +34,9 @@ def _version(
     version: bool = typer.Option(False, "--version", help="Print the version and stop."),
 ) -> None:
     if version:
-        import toque
+        from toque.version import VERSION
 
-        print(toque.__version__)
+        print(VERSION)
         raise typer.Exit
 
 

@@ -27,7 +27,7 @@ def evaluate(
     found = measure(run, data)
     _, environment = read_run(Path(run))
     classes = environment["classes"]
-    confusion = found.confusion()
+    confusion = found.confusion(len(classes))
     if as_json:
         print(
             json.dumps(

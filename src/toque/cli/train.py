@@ -33,8 +33,8 @@ def train(
     """
     from toque.train import run as settings_of
 
-    if data is not None and data.endswith(".toml") and Path(data).is_file():
-        data, config = None, Path(data)
+    if data is not None and data.endswith(".toml"):
+        config, data = Path(data), None
     run = settings_of.load(config, _overrides(settings or []), data=data, out=out)
 
     from toque.train import fit

@@ -65,7 +65,7 @@ def save(folder: Path, state: Mapping[str, Any], *, images_seen: int, score: flo
         aside.mkdir()
         save_file(tensors, aside / _TENSORS)
         (aside / _STATE).write_text(json.dumps(skeleton))
-        manifest = {
+        manifest: dict[str, Any] = {
             "version": VERSION,
             "images_seen": images_seen,
             "score": score,
@@ -136,7 +136,7 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, Any], list[s
     A damaged checkpoint is moved aside as `damaged-images-…`: it is kept to be looked at, and never
     met again.
     """
-    warnings = []
+    warnings: list[str] = []
     for checkpoint in reversed(found(folder)):
         try:
             return checkpoint, load(checkpoint.path), warnings

@@ -28,7 +28,7 @@ def fingerprint(device: torch.device) -> Fingerprint:
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = str(torch.version.cuda)
-        found["cudnn"] = str(torch.backends.cudnn.version())
+        found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
         found["tf32"] = str(torch.backends.cuda.matmul.allow_tf32)
     return found
 

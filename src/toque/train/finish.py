@@ -23,7 +23,7 @@ def keep_weights(
     network: nn.Module,
     ema: EMA | None,
     splits: Splits,
-    say: Callable[[str], None],
+    warn: Callable[[str], None],
 ) -> nn.Module:
     """Write weights.safetensors from the best (or last) checkpoint; return the model holding them.
 
@@ -31,7 +31,7 @@ def keep_weights(
     classes, channels and image size. Nothing in it depends on the time or the machine, so two runs
     with the same bits give the same file.
     """
-    state = _kept_state(run, out, say)
+    state = _kept_state(run, out, warn)
     if ema is not None:
         ema.load_state_dict(state["ema"])
         kept = ema.model
@@ -48,16 +48,16 @@ def keep_weights(
     return kept
 
 
-def _kept_state(run: Run, out: RunFolder, say: Callable[[str], None]) -> Mapping[str, Any]:
+def _kept_state(run: Run, out: RunFolder, warn: Callable[[str], None]) -> Mapping[str, Any]:
     while run.checkpoint.weights == "best" and (top := checkpoint.best(out.checkpoints)):
         try:
             return checkpoint.load(top.path)
         except checkpoint.DamagedCheckpoint as damage:
             checkpoint.set_aside(top.path)
-            say(f"warning: damaged checkpoint: {damage}; the best of the others is kept")
+            warn(f"damaged checkpoint: {damage}; the best of the others is kept")
     found, state, damages = checkpoint.load_newest(out.checkpoints)
-    for damage in damages:
-        say(f"warning: {damage}")
+    for sentence in damages:
+        warn(sentence)
     if found is None:
         raise OSError(f"no whole checkpoint is left in {out.checkpoints}: train again")
     return state

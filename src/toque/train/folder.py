@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import toque
 from toque import checks
 from toque.train import durable
 from toque.train import run as settings_of
 from toque.train.run import Run
+from toque.version import VERSION
 
 SETTINGS, METRICS, WEIGHTS, REPORT = (
     "run.toml",
@@ -143,9 +143,8 @@ def _runs_beside(path: Path) -> Iterator[Path]:
 
 
 def _settings_text(run: Run, environment: Mapping[str, Any]) -> str:
-    version = toque.__version__
     return (
-        f"# The settings of this run, resolved by toque {version}. The same command continues it;\n"
+        f"# The settings of this run, resolved by toque {VERSION}. The same command continues it;\n"
         f"# `toque train --config` on this file with another --out runs it anew.\n\n"
         + run.as_toml()
         + "\n# What it began with: for the record, not read as settings.\n"

@@ -12,11 +12,13 @@ from typing import Any
 from torch import nn
 
 from toque import checks, data, models, random
+from toque.data import OwnData
 from toque.models.ema import EMA
 from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
 from toque.train.measure import Evaluation, Loss, measure
-from toque.train.prepare import Own, OwnData, OwnModel
+from toque.train.prepare import Own, OwnModel
+from toque.train.reporting import write_report
 from toque.train.run import Run
 from toque.train.saving import Saver
 from toque.train.stop import Stopped, StopRequest
@@ -111,6 +113,12 @@ def fit(
     window = Window()
     images_seen = 0
     shown = progress.create(show)
+    notes = list(splits.notes)
+
+    def warn(sentence: str) -> None:
+        notes.append(sentence)
+        shown.say(f"warning: {sentence}")
+
     recorded = prepare.record(splits, device)
 
     def state() -> dict[str, Any]:
@@ -136,7 +144,7 @@ def fit(
     with folder.opened(run, recorded) as out, StopRequest() as stop, contextlib.ExitStack() as end:
         found, restored, damages = checkpoint.load_newest(out.checkpoints)
         for damage in damages:
-            shown.say(f"warning: {damage}")
+            warn(damage)
         if found is not None:
             network.load_state_dict(restored["model"])
             optimizer.load_state_dict(restored["optimizer"])
@@ -147,13 +155,13 @@ def fit(
             shown.say(f"{out.path} continues at image {images_seen} of {total_images}")
             changed = environment.differences(restored["environment"], recorded)
             if changed:
-                shown.say(
-                    f"warning: this run cannot end in the bits it would have had: "
+                warn(
+                    f"this run cannot end in the bits it would have had: "
                     f"{', '.join(changed)} since it was saved."
                 )
         log = MetricsLog(out.path, out.metrics, images_seen, run.log.tensorboard)
         end.callback(log.close)
-        saver = Saver(out.checkpoints, run.checkpoint, shown.say)
+        saver = Saver(out.checkpoints, run.checkpoint, warn)
         if found is None and isinstance(model, nn.Module):
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(state(), 0, None)
@@ -184,7 +192,7 @@ def fit(
             outputs = network(images)
             value = training_loss(outputs, targets)
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             before, images_seen = images_seen, images_seen + len(targets)
             if ema:
@@ -245,8 +253,11 @@ def fit(
                     raise Stopped(stop.signal_number, finish.stop_sentence(saved, images_seen))
 
         shown.end()
-        kept = finish.keep_weights(run, out, network, ema, splits, shown.say)
+        kept = finish.keep_weights(run, out, network, ema, splits, warn)
         evaluation = validate(kept)
         seconds = time.monotonic() - began
-        finish.write_report(run, out, splits, training_pipeline, evaluation, log.rows, recorded)
+        write_report(
+            run, out, splits, training_pipeline, evaluation, log.rows, recorded, notes,
+            images_seen=images_seen, seconds=seconds,
+        )  # fmt: skip
         return Result(run, out.path, kept, splits.classes, evaluation, images_seen, seconds)

@@ -43,10 +43,14 @@ class Evaluation:
         """The most probable class of each image: [N] int64."""
         return np.asarray(self.probabilities.argmax(1), dtype=np.int64)
 
-    def confusion(self) -> npt.NDArray[np.int64]:
-        """Counts [K, K]: rows are the true classes, columns the predicted ones."""
-        num_classes = self.probabilities.shape[1]
-        cells = self.targets * num_classes + self.predictions
+    def confusion(self, num_classes: int) -> npt.NDArray[np.int64]:
+        """Counts [K, K]: rows are the true classes, columns the predicted ones.
+
+        A model may have more outputs than there are classes; an answer there counts nowhere.
+        """
+        known = self.predictions < num_classes
+        targets, predictions = self.targets[known], self.predictions[known]
+        cells = targets * num_classes + predictions
         counts = np.bincount(cells, minlength=num_classes**2)
         return counts.reshape(num_classes, num_classes).astype(np.int64)
 

@@ -59,7 +59,7 @@ def create(settings: OptimizerSettings, groups: Iterable[dict[str, Any]]) -> tor
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
     try:
-        return kind(groups, lr=settings.learning_rate, **arguments)
+        return kind(groups, lr=settings.learning_rate, **arguments)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise checks.InvalidValue(
             f"run.toml [optimizer]: {kind.__name__} refused its settings ({error}). "

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import nn
 
-import toque
 from toque import augment, checks, data, losses, models, random
 from toque.data import OwnData, Source, Splits
 from toque.train import environment, optimise
 from toque.train.folder import default_out
 from toque.train.measure import Loss
 from toque.train.run import Run
+from toque.version import VERSION
 
 OwnModel = nn.Module | Callable[[], nn.Module]
 
@@ -165,7 +165,7 @@ def pick_device(name: str) -> torch.device:
 def record(splits: Splits, device: torch.device) -> dict[str, Any]:
     """What run.toml says of the environment and the data that a run began with."""
     return {
-        "toque": toque.__version__,
+        "toque": VERSION,
         **environment.fingerprint(device),
         "data_fingerprint": _data_fingerprint(splits),
         "train_images": len(splits.train),

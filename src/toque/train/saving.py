@@ -46,7 +46,7 @@ class Saver:
         except OSError as error:
             self._next_s = time.monotonic() + min(_RETRY_S, self._settings.every_s)
             self._say(
-                f"warning: the checkpoint at image {images_seen} could not be saved ({error}). "
+                f"the checkpoint at image {images_seen} could not be saved ({error}). "
                 "The ones before it are whole; make room in the run folder: toque tries again."
             )
             return False
