@@ -35,7 +35,7 @@ def preset(
     """A pipeline by name, from uint8 images of any size to normalised [B, C, size, size].
 
     "light"     mild: at least 35 % of the image, and flips; for small folders and first runs. Up to
-                64 pixels it shifts by an eighth instead: small pictures fill their frame
+                64 pixels it shifts by a sixteenth instead: small pictures fill their frame
     "imagenet"  RandomResizedCrop from 8 % of the area, flip, colour jitter, erasing
     "cifar"     a shift by an eighth of the size, flip, a cut-out square of a quarter of it
     "none"      for validation: resized to the size / 0.875, the middle cut out; up to 64 pixels the
@@ -55,11 +55,14 @@ def preset(
     normalize = Normalize(known[0] if mean is None else mean, known[1] if std is None else std)
     small = size <= 64
     whole = Resize((size, size))
-    shifted = [whole, RandomCrop(size, padding=max(1, size // 8)), RandomHorizontalFlip()]
+
+    def shifted(most: int) -> list[Transform]:
+        return [whole, RandomCrop(size, padding=max(1, most)), RandomHorizontalFlip()]
+
     steps: dict[str, list[Transform]] = {
         "light": [
             *(
-                shifted
+                shifted(size // 16)
                 if small
                 else [RandomResizedCrop(size, scale=(0.35, 1.0)), RandomHorizontalFlip()]
             ),
@@ -72,7 +75,7 @@ def preset(
             normalize,
             RandomErasing(p=0.25),
         ],
-        "cifar": [*shifted, normalize, Cutout(max(1, size // 4))],
+        "cifar": [*shifted(size // 8), normalize, Cutout(max(1, size // 4))],
         "none": [
             *([whole] if small else [Resize(round(size / 0.875)), CenterCrop(size)]),
             normalize,

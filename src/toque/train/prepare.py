@@ -102,8 +102,10 @@ def pipelines(run: Run, splits: Splits) -> tuple[augment.Compose | None, augment
     assert run.augment is not None and run.image_size is not None
     size = run.image_size
     return (
-        augment.preset(run.augment, size, channels=splits.channels),
-        augment.preset("none", size, channels=splits.channels),
+        augment.preset(
+            run.augment, size, channels=splits.channels, channels_last=run.channels_last
+        ),
+        augment.preset("none", size, channels=splits.channels, channels_last=run.channels_last),
     )
 
 
@@ -126,7 +128,8 @@ def build_model(run: Run, splits: Splits, own: Own, device: torch.device) -> nn.
             pretrained=run.pretrained,
             image_size=run.image_size,
         )
-    return model.to(device)
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if run.channels_last else model
 
 
 def build_losses(run: Run, own: Own) -> tuple[Loss, Loss]:

@@ -109,6 +109,9 @@ class Run(_Section):
     augment: str | None = Field(
         None, description="imagenet, light, cifar or none: see toque.augment.preset"
     )
+    channels_last: bool = Field(
+        True, description="memory format of images and weights; the faster one for convolutions"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
     val_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of a folder without train/ and val/ kept to validate"
