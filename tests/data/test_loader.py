@@ -284,7 +284,27 @@ def test_an_exception_of_a_dataset_comes_in_its_place(workers):
     source = DatasetSource(RandomDataset(bad=11))
     batches = evaluation_batches(source, None, batch_size=4, threads=2, workers=workers)
     assert [next(batches).indices[0] for _ in range(2)] == [0, 4]
-    with pytest.raises(LookupError, match="no image 11"):
+    with pytest.raises(LookupError, match="no image 11") as caught:
+        next(batches)
+    if workers:
+        assert "standin.py" in caught.value.__notes__[0]  # where it happened, in the other process
+
+
+class Stubborn(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+@forks
+def test_an_exception_that_cannot_travel_is_told():
+    class Broken(RandomDataset):
+        def __getitem__(self, index):
+            raise Stubborn("too", "stubborn")
+
+    batches = evaluation_batches(DatasetSource(Broken()), None, batch_size=4, threads=1, workers=1)
+    with pytest.raises(RuntimeError, match="Stubborn: too stubborn"):
         next(batches)
 
 

@@ -256,7 +256,7 @@ def _stacked(images: Images) -> torch.Tensor:
     return torch.stack(list(images))
 
 
-Reads = Iterator[tuple[Images, torch.Tensor] | checks.UserMistake]
+Reads = Iterator[tuple[Images, torch.Tensor] | Exception]
 
 
 class _Plan:
@@ -344,7 +344,7 @@ class _Plan:
             return None
         return Buffers(Form.of(images), self._block_images, _BATCHES_AHEAD + 2)
 
-    def _reads(self) -> Generator[tuple[Images, torch.Tensor] | checks.UserMistake]:
+    def _reads(self) -> Generator[tuple[Images, torch.Tensor] | Exception]:
         items = (
             items_of(*self.order(start, min(self._stop, start + self.batch_size)))
             for start in range(self._start, self._stop, self.batch_size)
