@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from data import pictures
 from data.standin import Anyhow, RandomDataset, Sampler, Sized
 from toque import checks, data
-from toque.data import ArraySource, DatasetSource, Part, evaluation_batches, loader, train_batches
+from toque.data import (
+    ArraySource,
+    DatasetSource,
+    Part,
+    blocks,
+    evaluation_batches,
+    loader,
+    train_batches,
+)
 from toque.data.order import stream
 from toque.random import Key
 
@@ -90,7 +98,7 @@ def test_pixels_depend_on_seed_epoch_and_index_alone(
             patch.setattr(loader, "_CHUNK_IMAGES", 20)
             patch.setattr(loader, "_BLOCK_BYTES", 4000)
             patch.setattr(loader, "_SLICE_IMAGES", 3)
-            patch.setattr(loader, "_DECODED_BYTES", 400)
+            patch.setattr(blocks, "DECODED_BYTES", 400)
         batches = list(
             training(source, pipeline, batch_size=batch_size, start=start, stop=start + length,
                      seed=seed, threads=threads)
