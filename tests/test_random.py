@@ -1,6 +1,7 @@
 """The draws: known answers, independence of batch and order, and their distribution."""
 
 import itertools
+import random as python_random
 from collections import Counter
 
 import numpy as np
@@ -151,6 +152,31 @@ def test_seed_torch_is_a_function_of_its_key():
     assert torch.equal(draws(0, "step", 64), draws(0, "step", 64))
     for other in [(1, "step", 64), (0, "init", 64), (0, "step", 128), (2**32, "step", 64)]:
         assert not torch.equal(draws(0, "step", 64), draws(*other))
+
+
+def global_draws():
+    return [*torch.rand(2).tolist(), *np.random.rand(2), python_random.random()]
+
+
+def test_seed_globals_is_a_function_of_its_key():
+    with random.kept_globals():
+        random.seed_globals(0, "item", 3, 4)
+        first = global_draws()
+        random.seed_globals(0, "item", 3, 4)
+        assert global_draws() == first
+        for other in [(1, "item", 3, 4), (0, "item", 4, 4), (0, "item", 3, 5), (0, "other", 3, 4)]:
+            random.seed_globals(*other)
+            assert not set(global_draws()) & set(first)
+
+
+def test_kept_globals_come_back_also_after_a_mistake():
+    with random.kept_globals():
+        expected = global_draws()
+    with pytest.raises(KeyError), random.kept_globals():
+        random.seed_globals(5, "item")
+        raise KeyError
+    with random.kept_globals():
+        assert global_draws() == expected
 
 
 @pytest.mark.parametrize(

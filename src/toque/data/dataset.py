@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -154,8 +155,8 @@ def _not_an_image(found: str, index: int) -> checks.InvalidType:
 
 def _as_label(label: Any, index: int) -> int:
     try:
-        return int(label.item() if hasattr(label, "item") else label.__index__())
-    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return operator.index(label.item() if hasattr(label, "item") else label)
+    except (TypeError, ValueError, RuntimeError):
         raise checks.invalid_type(
             "DatasetSource", "every label", "one integer", f"{label!r} at {index}",
             "Return the number of the class.",

@@ -22,12 +22,9 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 
-# Warnings of libjpeg that leave the pixels as they are; every other one means lost data.
-_HARMLESS = (
-    "Invalid SOS parameters for sequential JPEG",
-    "Unknown Adobe color transform code",
-    "Warning: unknown JFIF revision number",
-)
+# Warnings of libjpeg that mean lost data. The others (an unknown JFIF revision, odd parameters of a
+# scan) leave the pixels as they are, but simplejpeg stops at them in either mode: Pillow does not.
+_DATA_LOST = ("Premature end", "Corrupt JPEG data")
 _GRAY_MODES = ("1", "L", "LA", "La")
 
 
@@ -106,7 +103,7 @@ def _contents(file: bytes | Path | str, name: str | None) -> tuple[bytes, str]:
 def _decode_jpeg(
     data: bytes, channels: int | None, max_pixels: int, name: str
 ) -> np.ndarray | None:
-    """[H, W, C], or None for the kinds of JPEG that are left to Pillow (CMYK, odd headers)."""
+    """[H, W, C], or None for the kinds of JPEG that are left to Pillow: CMYK, odd headers."""
     import simplejpeg
 
     header = jpeg.read_header(data)
@@ -119,11 +116,9 @@ def _decode_jpeg(
         pixels = simplejpeg.decode_jpeg(data, colorspace, strict=True)
     except ValueError as error:
         reason = str(error)
-        if reason.startswith(("Premature end", "Corrupt JPEG data")):
+        if reason.startswith(_DATA_LOST):
             raise unreadable(name, f"damaged or cut off: {reason}") from None
-        if not reason.startswith(_HARMLESS):
-            return None
-        pixels = simplejpeg.decode_jpeg(data, colorspace, strict=False)
+        return None
     return upright(pixels, header.orientation)
 
 

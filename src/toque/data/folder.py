@@ -98,7 +98,7 @@ def is_ignored(name: str) -> bool:
 def subfolders(folder: Path) -> list[str]:
     """The names of the folders in a folder, in order, without the ignored ones."""
     return sorted(
-        entry.name for entry in _entries(folder) if entry.is_dir() and not is_ignored(entry.name)
+        entry.name for entry in _entries(folder) if _is_folder(entry) and not is_ignored(entry.name)
     )
 
 
@@ -114,7 +114,7 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
         if is_ignored(entry.name):
             continue
-        if not entry.is_dir():
+        if not _is_folder(entry):
             yield prefix + entry.name
             continue
         inner = Path(entry.path)
@@ -125,6 +125,13 @@ def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iter
                 "Remove the link.",
             )  # fmt: skip
         yield from _walk(inner, f"{prefix}{entry.name}/", (*above, identity))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: left to whoever reads it
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:

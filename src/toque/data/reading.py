@@ -5,6 +5,8 @@ Both give the same pixels, also where a user's Dataset draws from the global gen
 
 from __future__ import annotations
 
+import pickle
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,11 +58,24 @@ class _KeyedItems(torch.utils.data.Dataset["_Read"]):
     def __getitem__(self, item: Item) -> _Read:
         try:
             return read_keyed(self._source, self._seed, item)
-        except checks.UserMistake as mistake:  # raised again in the training process, as it is
-            return mistake
+        except Exception as error:  # given in its place, and raised again in the training process
+            return _portable(error)
 
 
-_Read = tuple[torch.Tensor, int] | checks.UserMistake
+def _portable(error: Exception) -> Exception:
+    """The error, or what can be told of it where it cannot travel between processes."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        travelled = pickle.loads(pickle.dumps(error))
+    except Exception:  # an exception's own __init__ or content may forbid it in any way
+        travelled = RuntimeError(f"{type(error).__name__}: {error}")
+    assert isinstance(travelled, Exception)
+    if not isinstance(travelled, checks.UserMistake):
+        travelled.add_note(f"In a worker process:\n{text}")
+    return travelled
+
+
+_Read = tuple[torch.Tensor, int] | Exception
 
 
 @dataclass(frozen=True)
@@ -81,11 +96,11 @@ class _Packed:
         return images, self.targets
 
 
-def _pack(read: Sequence[_Read]) -> _Packed | checks.UserMistake:
+def _pack(read: Sequence[_Read]) -> _Packed | Exception:
     for one in read:
-        if isinstance(one, checks.UserMistake):
+        if isinstance(one, Exception):
             return one
-    pairs = [one for one in read if not isinstance(one, checks.UserMistake)]
+    pairs = [one for one in read if not isinstance(one, Exception)]
     images = [image for image, _ in pairs]
     channels_last = all(image.permute(1, 2, 0).is_contiguous() for image in images)
     if channels_last:
@@ -100,11 +115,11 @@ def _pack(read: Sequence[_Read]) -> _Packed | checks.UserMistake:
 
 def read_by_workers(
     source: Source, seed: int, batches: Iterator[list[Item]], workers: int
-) -> Iterator[tuple[Images, torch.Tensor] | checks.UserMistake]:
+) -> Iterator[tuple[Images, torch.Tensor] | Exception]:
     """The images and targets of each batch, read by worker processes and given in order.
 
-    A user's mistake is given in its place instead of raised, so that the batches before it are not
-    lost. The processes end when the iterator is closed or dropped.
+    An exception is given in its place instead of raised, and nothing after it. The processes end
+    when the iterator is closed or dropped.
     """
     loader = torch.utils.data.DataLoader(
         _KeyedItems(source, seed),
@@ -115,4 +130,7 @@ def read_by_workers(
         generator=torch.Generator(),
     )
     for packed in loader:
-        yield packed if isinstance(packed, checks.UserMistake) else packed.unpack()
+        if isinstance(packed, Exception):
+            yield packed
+            return
+        yield packed.unpack()

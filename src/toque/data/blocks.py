@@ -1,0 +1,184 @@
+"""The pieces that a pass over the images is cut into, and what is done with each.
+
+A part of the stream is cut into chunks, whose order and parameters are computed in one go; a chunk
+into blocks, one piece of output memory each, for one batch or for several small ones; and a block
+into slices, each the job of one thread.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from toque import checks
+from toque.data.batch import Batch, Pipeline
+from toque.data.buffers import Buffers
+from toque.data.reading import Images
+from toque.data.source import Source
+from toque.random import Key
+
+DECODED_BYTES = 32 * 2**20  # decoded images that one thread holds before they are augmented
+
+Reads = Generator[tuple[Images, torch.Tensor] | Exception]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What to do with which images: order(start, stop) gives the indices and epochs of a part."""
+
+    source: Source
+    pipeline: Pipeline | None
+    order: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
+    seed: int
+    batch_size: int
+
+    @functools.cached_property
+    def targets(self) -> torch.Tensor:
+        """The label of every image of the source: int64 [N]."""
+        return torch.from_numpy(self.source.labels)
+
+
+class Chunk:
+    """A part of the stream; its order and draws are made once, by whoever needs them first."""
+
+    def __init__(self, work: Work, start: int, stop: int) -> None:
+        self._work = work
+        self._start = start
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._content: tuple[np.ndarray, np.ndarray, Any] | None = None
+
+    def part(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Indices, epochs and parameters of images start .. stop of the stream."""
+        with self._lock:
+            if self._content is None:
+                self._content = self._compute()
+        indices, epochs, parameters = self._content
+        within = slice(start - self._start, stop - self._start)
+        if parameters is not None:
+            parameters = parameters[within]
+        return indices[within], epochs[within], parameters
+
+    def _compute(self) -> tuple[np.ndarray, np.ndarray, Any]:
+        indices, epochs = self._work.order(self._start, self._stop)
+        pipeline = self._work.pipeline
+        if pipeline is None:
+            return indices, epochs, None
+        return indices, epochs, pipeline.draw(Key(self._work.seed, epochs, indices))
+
+
+class Block:
+    """One or several batches that share one piece of output memory."""
+
+    def __init__(self, work: Work, chunk: Chunk, start: int, stop: int) -> None:
+        self._work = work
+        self._chunk = chunk
+        self._start = start
+        self._stop = stop
+        self._given: tuple[Images, torch.Tensor] | None = None
+        self._out: torch.Tensor | None = None
+        self._jobs: list[Future[torch.Tensor]] = []
+        self.failure: Exception | None = None
+
+    def begin(
+        self,
+        pool: ThreadPoolExecutor | None,
+        reads: Reads | None,
+        buffers: Buffers | None,
+        slice_images: int,
+    ) -> None:
+        """Start to prepare; what goes wrong here is raised in its place, by `batches`."""
+        num_images = self._stop - self._start
+        if reads is not None:
+            try:
+                given = next(reads)
+            except Exception as error:
+                self.failure = error
+                return
+            if isinstance(given, Exception):
+                self.failure = given
+                return
+            self._given = given
+        if buffers is None:
+            slice_images = num_images
+        else:
+            self._out = buffers.take(num_images)
+        if pool is not None:
+            self._jobs = [
+                pool.submit(self._prepare, first, min(first + slice_images, num_images))
+                for first in range(0, num_images, slice_images)
+            ]
+
+    def batches(self) -> list[Batch]:
+        """The batches, as soon as they are ready."""
+        if self.failure is not None:
+            raise self.failure
+        num_images, batch_size = self._stop - self._start, self._work.batch_size
+        if self._jobs:
+            parts = [job.result() for job in self._jobs]
+        else:
+            parts = [self._prepare(0, num_images)]
+        images = parts[0] if self._out is None else self._out
+        indices, epochs, _ = self._chunk.part(self._start, self._stop)
+        targets = self._given[1] if self._given else self._work.targets[torch.from_numpy(indices)]
+        if num_images <= batch_size:
+            return [Batch(images, targets, indices, epochs)]
+        cuts = [slice(start, start + batch_size) for start in range(0, num_images, batch_size)]
+        each = zip(
+            torch.split(images, batch_size), torch.split(targets, batch_size), cuts, strict=True
+        )
+        return [Batch(image, target, indices[cut], epochs[cut]) for image, target, cut in each]
+
+    def _prepare(self, first: int, last: int) -> torch.Tensor:
+        """Read and augment images first .. last of the block, in any thread."""
+        indices, _, parameters = self._chunk.part(self._start + first, self._start + last)
+        pipeline, done, ready = self._work.pipeline, 0, []
+        for images in self._read(indices, first, last):
+            if pipeline is None:
+                ready.append(_stacked(images))
+                continue
+            now = slice(done, done + len(images))
+            out = None if self._out is None else self._out[first + done : first + now.stop]
+            ready.append(pipeline.apply(images, parameters[now], out=out))
+            done = now.stop
+        return ready[0] if len(ready) == 1 or self._out is not None else torch.cat(ready)
+
+    def _read(self, indices: np.ndarray, first: int, last: int) -> Iterator[Images]:
+        """The images, in parts of bounded size."""
+        if self._given is not None:
+            yield self._given[0][first:last]
+            return
+        source = self._work.source
+        if source.in_memory:
+            yield source.read_many(indices)
+            return
+        images: list[torch.Tensor] = []
+        num_bytes = 0
+        for index in indices.tolist():
+            images.append(source.read(index))
+            num_bytes += images[-1].numel()
+            if num_bytes > DECODED_BYTES:
+                yield images
+                images, num_bytes = [], 0
+        if images:
+            yield images
+
+
+def _stacked(images: Images) -> torch.Tensor:
+    if isinstance(images, torch.Tensor):
+        return images
+    for image in images:
+        if image.shape != images[0].shape:
+            raise checks.invalid(
+                "batch", "images without a pipeline", "of one size",
+                f"{list(images[0].shape)} and {list(image.shape)}",
+                "Give a pipeline that resizes, or resize in the Dataset.",
+            )  # fmt: skip
+    return torch.stack(list(images))
