@@ -228,6 +228,12 @@ def test_a_run_of_any_length_makes_a_page_of_sensible_size() -> None:
             title="gaps", metrics=[{"images_seen": None, "split": "train", "loss": None}, {}]
         ),
         ReportData(
+            title="vast",
+            metrics=[
+                {"images_seen": n, "split": "train", "loss": (-1) ** n * 1e308} for n in (1, 2)
+            ],
+        ),
+        ReportData(
             title="odd",
             outcome={"accuracy": None, "loss": float("inf"), "seconds": 0, "images_seen": 5},
         ),

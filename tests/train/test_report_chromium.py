@@ -157,7 +157,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with all parts, long words and many classes: what is likeliest to be too wide."""
     generator = np.random.RandomState(0)
-    word = "a-class-of-a-very-long-name-that-nobody-would-break-" * 2
+    word = "a_name_of_a_length_that_nobody_would_break_" * 2
     classes = [f"{word}{k}" for k in range(24)]
     pixels = generator.randint(0, 256, (90, 200, 3)).astype(np.uint8)
     pictures = [report.Picture(pixels, f"{word}.jpg", classes[0], classes[1], 0.9)] * 5

@@ -107,7 +107,7 @@ def draw(
             plural = "s" if lost > 1 else ""
             remarks.append(f"{curve.name}: {lost:,} value{plural} missing or not finite, a gap.")
         if curve.noisy and len(curve.y) > _NOISY:
-            width = max(3, len(curve.y) // 60) | 1
+            width = max(5, len(curve.y) // 60) | 1
             lines.append(Stroke(curve.kind, _path(curve.x, curve.y, right, low, high), pale=True))
             # One spike that left the chart would lift the mean of all its neighbours with it.
             mean = running_mean(np.where(curve.y <= high, curve.y, np.nan), width)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -15,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from toque import checks
+from toque.train import durable
 from toque.train.report import axes, confusion, images, lines
 from toque.train.report.contents import Picture, ReportData
 
@@ -69,23 +69,7 @@ def write(path: Path, data: ReportData) -> None:
         raise checks.MissingFile(
             checks.sentence("report", "path", "in a folder that exists", path, "Make the folder.")
         )
-    text = render(data)
-    # One name per process: two writers never share a half-written file.
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with aside.open("wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    durable.write(path, render(data))
 
 
 def render(data: ReportData) -> str:
