@@ -1,4 +1,4 @@
-"""The parts of a residual network.
+"""The parts in one line: convolution with norm, residual connection, repetition, checkpointing.
 
 Shape letters: B batch, C channels, H W height and width.
 """
@@ -6,11 +6,15 @@ Shape letters: B batch, C channels, H W height and width.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
 from toque import checks
 from toque.models import shapes
@@ -36,10 +40,10 @@ def conv_norm(
 
 
 class Residual(nn.Module):
-    """after(shortcut(x) + scale * drop(body(x))).
+    """after(shortcut(x) + drop(scale(body(x)))).
 
     Without a `shortcut` of your own the body is run once on the meta device: where it keeps the
-    shape the shortcut is the identity, elsewhere a 1x1 convolution with the body's stride and
+    shape the shortcut is the identity, elsewhere a 1x1 convolution with the body's stride, and
     BatchNorm.
 
     Shape:   [B, C, H, W] -> the shape of body(x)
@@ -48,8 +52,9 @@ class Residual(nn.Module):
              after: what follows the sum, such as nn.ReLU()
              scale: what multiplies the body's output, such as LayerScale(channels)
              drop: probability of leaving the body out for an image while training
-    Raises:  ValueError: the two branches have different shapes; drop outside 0 <= drop < 1
-    Source:  He 2015, arXiv:1512.03385; projection shortcut = option B
+    Raises:  BranchMismatch: the two branches have different shapes
+             ValueError: drop outside 0 <= drop < 1, a body that cannot be followed
+    Source:  He 2015, arXiv:1512.03385; the projection is its option B
     Example: >>> Residual(conv_norm(16, 32, 3, stride=2))(torch.zeros(1, 16, 8, 8)).shape
              torch.Size([1, 32, 4, 4])
     """
@@ -72,27 +77,32 @@ class Residual(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         body = self.drop(self.scale(self.body(x)))
         shortcut = self.shortcut(x)
-        if body.shape != shortcut.shape:
-            raise checks.invalid(
-                "Residual", "body(x)", f"of the shortcut's shape {list(shortcut.shape)}",
-                list(body.shape), "Change the body's stride or channels, or give a shortcut.",
-            )  # fmt: skip
-        return cast(torch.Tensor, self.after(shortcut + body))
+        shapes.same("Residual", ("body", "shortcut"), (body, shortcut))
+        return cast(torch.Tensor, self.after(body + shortcut))
 
 
 class LayerScale(nn.Module):
-    """One learned factor per channel, small at the start (Touvron 2021, arXiv:2103.17239, eq. 4).
+    """One learned factor per channel, small at the start.
 
-    Shape: [B, C, H, W] -> [B, C, H, W]
+    Shape:  [B, C, H, W] -> the same; with trailing=0, [..., C] -> the same (tokens)
+    Args:   channels: C
+            initial: every factor at the start
+            trailing: dimensions that follow the channels
+    Source: Touvron 2021, arXiv:2103.17239, eq. 4
     """
 
-    def __init__(self, channels: int, initial: float = 1e-5) -> None:
+    def __init__(self, channels: int, initial: float = 1e-5, trailing: int = 2) -> None:
         super().__init__()
         self.initial = initial
-        self.weight = nn.Parameter(torch.full((channels,), initial))
+        self.trailing = trailing
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.constant_(self.weight, self.initial)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.weight[:, None, None]
+        return x * self.weight.reshape(-1, *(1,) * self.trailing)
 
 
 class StochasticDepth(nn.Module):
@@ -110,31 +120,116 @@ class StochasticDepth(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.p == 0:
             return x
-        keep = F.dropout(x.new_ones((x.shape[0],) + (1,) * (x.ndim - 1)), self.p)
-        return x * keep
+        kept = F.dropout(x.new_ones((x.shape[0],) + (1,) * (x.ndim - 1)), self.p)
+        return x * kept
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
+class Repeat(nn.Sequential):
+    """`times` modules of their own weights in a row: build(0), build(1), ...
+
+    Raises:  ValueError: times < 1
+    Example: >>> Repeat(3, lambda number: Residual(conv_norm(16, 16, 3)))
+    """
+
+    def __init__(self, times: int, build: Callable[[int], nn.Module]) -> None:
+        if times < 1:
+            raise checks.invalid("Repeat", "times", ">= 1", times, "Leave the part out instead.")
+        super().__init__(*(build(number) for number in range(times)))
+
+
+class Stage(nn.Sequential):
+    """A row of blocks at one resolution: the first one changes channels and size, the others keep.
+
+    Args:    build: (in_channels, out_channels, stride) -> one block
+             depth: number of blocks, >= 1
+             in_channels, out_channels: before and after the stage
+             stride: of the first block
+    Raises:  ValueError: depth < 1; a block that does not make what was asked of it
+    Example: >>> Stage(basic_block, depth=2, in_channels=64, out_channels=128, stride=2)
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int, int, int], nn.Module],
+        depth: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+    ) -> None:
+        if depth < 1:
+            raise checks.invalid("Stage", "depth", ">= 1", depth, "Leave the stage out instead.")
+        first = build(in_channels, out_channels, stride)
+        expected = [2, out_channels, *[-(-shapes.PROBE_PX // stride)] * 2]
+        made = shapes.probe(first, in_channels)
+        if made != expected:
+            raise checks.invalid(
+                "Stage", f"build({in_channels}, {out_channels}, {stride})(x)",
+                f"of shape {expected} for [2, {in_channels}, 64, 64]", made,
+                "Use the channels and the stride that build is given.",
+            )  # fmt: skip
+        super().__init__(first, *(build(out_channels, out_channels, 1) for _ in range(depth - 1)))
+
+
+class Checkpointed(nn.Module):
+    """Keeps only the body's input for the backward pass and computes the body again there.
+
+    BatchNorm statistics are updated once, as without checkpointing: plain checkpointing runs the
+    update twice. Under torch.compile the recomputation is the compiler's and updates nothing.
+
+    Example: >>> Checkpointed(stage)
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            return cast(torch.Tensor, self.body(x))
+        if torch.compiler.is_compiling():
+            return cast(torch.Tensor, checkpoint(self.body, x, use_reentrant=False))
+        again = checkpoint(self.body, x, use_reentrant=False, context_fn=self._contexts)
+        return cast(torch.Tensor, again)
+
+    def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+        return nullcontext(), _statistics_kept(self.body)
+
+
+@contextmanager
+def _statistics_kept(body: nn.Module) -> Iterator[None]:
+    norms = [m for m in body.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False  # normalises as before, updates nothing
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
 def _shortcut(body: nn.Module) -> nn.Module:
-    channels = _channels_in(body)
+    channels = shapes.channels_in(body)
     if channels is None:
         return nn.Identity()
-    size = 64
-    before, after = (
-        [2, channels, size, size],
-        list(shapes.output(body, [2, channels, size, size]).shape),
-    )
-    if before == after:
+    made = shapes.probe(body, channels)
+    if made == [2, channels, shapes.PROBE_PX, shapes.PROBE_PX]:
         return nn.Identity()
-    stride = size // after[2]
-    return conv_norm(channels, after[1], 1, stride)
+    if len(made) != 4 or made[2] != made[3] or shapes.PROBE_PX % made[2]:
+        raise checks.invalid(
+            "Residual", "body", f"one that keeps or divides the size of [2, {channels}, 64, 64]",
+            made, "Pad its convolutions by kernel_size // 2, or give a shortcut of your own.",
+        )  # fmt: skip
+    return conv_norm(channels, made[1], 1, shapes.PROBE_PX // made[2])
 
 
-def _channels_in(body: nn.Module) -> int | None:
-    for module in body.modules():
-        channels = getattr(module, "in_channels", None)
-        if isinstance(channels, int):
-            return channels
-    return None
+def linear_drops(highest: float, depths: Sequence[int]) -> list[list[float]]:
+    """Drop probabilities that rise linearly from 0 to `highest` over all blocks of the stages.
+
+    Source: Huang 2016, arXiv:1603.09382, eq. 4
+    """
+    last = max(sum(depths) - 1, 1)
+    rates = iter(range(sum(depths)))
+    return [[highest * next(rates) / last for _ in range(depth)] for depth in depths]

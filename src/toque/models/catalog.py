@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, cast
 
@@ -12,19 +12,34 @@ from torch import nn
 
 from toque import checks
 from toque.models import surgery
+from toque.models.classifier import Classifier
+from toque.models.fpn import FPN, Maps
 
 # Name -> (module of toque.models, function): nothing is imported before it is asked for.
 _OWN = {
+    "airbench94": ("airbench", "airbench94"),
+    "fpn_resnet18": ("fpn", "fpn_resnet18"),
+    "googlenet": ("googlenet", "googlenet"),
+    "repvgg_a0": ("repvgg", "repvgg_a0"),
+    "repvgg_a1": ("repvgg", "repvgg_a1"),
+    "repvgg_b0": ("repvgg", "repvgg_b0"),
     "resnet10_small": ("resnet", "resnet10_small"),
-    "resnet20_small": ("resnet", "resnet20_small"),
     "resnet18": ("resnet", "resnet18"),
+    "resnet20_small": ("resnet", "resnet20_small"),
     "resnet34": ("resnet", "resnet34"),
     "resnet50": ("resnet", "resnet50"),
     "resnet101": ("resnet", "resnet101"),
+    "unet": ("unet", "unet"),
+    "unet_attention": ("unet", "unet_attention"),
+    "unet_small": ("unet", "unet_small"),
+    "vit_small": ("vit", "vit_small"),
+    "vit_tiny": ("vit", "vit_tiny"),
 }
 
 # torchvision's pretrained GoogLeNet and Inception come with extra heads that training would use.
 _NO_EXTRA_HEADS = {"aux_logits": False, "aux1": None, "aux2": None, "AuxLogits": None}
+
+_OVER = "toque/fpn+"
 
 
 def create(
@@ -42,7 +57,7 @@ def create(
 
     Args:    name: "toque/NAME" or NAME, "timm/NAME", "torchvision/NAME", or
              "package.module:function" for a function of your own that takes num_classes and as many
-             of the other settings as it likes
+             of the other settings as it likes; "toque/fpn+timm/NAME" is an FPN over that backbone
              num_classes: outputs of the last layer
              in_channels: channels of the images
              pretrained: load the catalogue's weights (timm and torchvision download them)
@@ -59,6 +74,9 @@ def create(
     settings: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels}
     if ":" in name:
         return _own_function(name, {**settings, "pretrained": pretrained, "image_size": image_size})
+    if name.startswith(_OVER):
+        backbone = _maps(name.removeprefix(_OVER), in_channels, pretrained)
+        return FPN(backbone, num_classes=num_classes, in_channels=in_channels)
     catalogue, _, short = name.rpartition("/")
     if catalogue in ("", "toque"):
         return _toque(short, settings, pretrained, image_size)
@@ -81,9 +99,7 @@ def _toque(
     name: str, settings: dict[str, Any], pretrained: bool, image_size: int | tuple[int, int] | None
 ) -> nn.Module:
     if name not in _OWN:
-        raise checks.invalid(
-            "create", "name", "a model of toque", repr(name), checks.nearest(name, _OWN)
-        )
+        raise _unknown("toque", name, _OWN)
     if pretrained:
         raise checks.invalid(
             "create", "pretrained", f"False for toque/{name}, which comes without weights", True,
@@ -97,6 +113,32 @@ def _toque(
     return model
 
 
+def _maps(name: str, in_channels: int, pretrained: bool) -> nn.Module:
+    """A backbone that returns its maps: one of timm's, or one of our classifiers."""
+    catalogue, _, short = name.rpartition("/")
+    if catalogue == "timm":
+        timm = _catalogue("timm")
+        if not timm.is_model(short):
+            raise _unknown("timm", short, timm.list_models())
+        model = timm.create_model(
+            short, features_only=True, in_chans=in_channels, pretrained=pretrained
+        )
+        return cast(nn.Module, model)
+    model = create(name, num_classes=0, in_channels=in_channels, pretrained=pretrained)
+    if not isinstance(model, Classifier):
+        raise checks.invalid(
+            "create", "name", f"{_OVER}BACKBONE with a classifier of toque's or timm's", repr(name),
+            "Take a residual network.",
+        )  # fmt: skip
+    return Maps(model)
+
+
+def _unknown(catalogue: str, name: str, known: Iterable[str]) -> checks.InvalidValue:
+    return checks.invalid(
+        "create", "name", f"a model of {catalogue}", repr(name), checks.nearest(name, known)
+    )
+
+
 def _timm(
     name: str,
     num_classes: int,
@@ -106,10 +148,7 @@ def _timm(
 ) -> nn.Module:
     timm = _catalogue("timm")
     if not timm.is_model(name):
-        raise checks.invalid(
-            "create", "name", f"a model of timm {timm.__version__}", repr(name),
-            checks.nearest(name, timm.list_models()),
-        )  # fmt: skip
+        raise _unknown("timm", name, timm.list_models())
     arguments = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained}
     if image_size is not None:
         # Only models built for one size (transformers, mostly) take img_size; the rest follow.
@@ -131,10 +170,7 @@ def _torchvision(
     models = _catalogue("torchvision.models")
     known = models.list_models(module=models)
     if name not in known:
-        raise checks.invalid(
-            "create", "name", "a classification model of torchvision", repr(name),
-            checks.nearest(name, known),
-        )  # fmt: skip
+        raise _unknown("torchvision", name, known)
     arguments: dict[str, Any] = {}
     if "googlenet" in name or "inception" in name:
         arguments = {"aux_logits": bool(pretrained), "init_weights": not pretrained}

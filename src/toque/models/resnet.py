@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from toque.models.blocks import Residual, conv_norm
+from toque.models.blocks import Residual, Stage, conv_norm
 from toque.models.classifier import Classifier
 
 Block = Callable[[int, int, int], Residual]
@@ -27,11 +27,12 @@ def basic_block(in_channels: int, channels: int, stride: int) -> Residual:
 
 
 def bottleneck_block(in_channels: int, channels: int, stride: int) -> Residual:
-    """1x1, 3x3 and 1x1 convolutions, four times wider at the end: ResNet-50 and deeper."""
+    """1x1, 3x3 and 1x1 convolutions, narrow by four inside: ResNet-50 and deeper."""
+    inside = channels // 4
     body = nn.Sequential(
-        *conv_norm(in_channels, channels, 1, activation=nn.ReLU(inplace=True)),
-        *conv_norm(channels, channels, 3, stride, activation=nn.ReLU(inplace=True)),
-        *conv_norm(channels, 4 * channels, 1),
+        *conv_norm(in_channels, inside, 1, activation=nn.ReLU(inplace=True)),
+        *conv_norm(inside, inside, 3, stride, activation=nn.ReLU(inplace=True)),
+        *conv_norm(inside, channels, 1),
     )
     return Residual(body, after=nn.ReLU(inplace=True))
 
@@ -56,12 +57,9 @@ def resnet(
     features: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
     channels = widths[0]
     for number, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
-        blocks = []
-        for position in range(depth):
-            stride = 2 if number > 1 and position == 0 else 1
-            blocks.append(block(channels, width, stride))
-            channels = expansion * width
-        features[f"stage{number}"] = nn.Sequential(*blocks)
+        stride = 1 if number == 1 else 2
+        features[f"stage{number}"] = Stage(block, depth, channels, expansion * width, stride)
+        channels = expansion * width
     model = Classifier(nn.Sequential(features), channels, num_classes, in_channels)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
