@@ -11,6 +11,8 @@ from torchvision.transforms.v2 import functional as F
 from toque import augment
 from toque.random import Key
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 LEVEL = 0.05 / 255
 
 
