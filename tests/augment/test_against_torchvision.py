@@ -11,6 +11,8 @@ from torchvision.transforms.v2 import functional as F
 from toque import augment
 from toque.random import Key
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 LEVEL = 0.05 / 255
 
 
@@ -48,6 +50,20 @@ def test_random_resized_crop(size, interpolation):
         assert (got - expected).abs().max() < LEVEL
 
 
+def resized(images, size):
+    """torchvision's resize, an axis at a time and never one pixel wide.
+
+    torch 2.14 repeats the first row of images one pixel wide instead of resizing their height.
+    """
+
+    def rows(images, number):
+        width = images.shape[3]
+        wide = images.expand(-1, -1, -1, 2) if width == 1 else images
+        return F.resize(wide, [number, max(width, 2)], antialias=True)[..., :width]
+
+    return rows(rows(images, size[0]).mT, size[1]).mT
+
+
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),
@@ -60,11 +76,7 @@ def test_resize_and_flip_of_any_size(height, width, size, flip, channels):
     images = pictures(2, channels, height, width)
     steps = [augment.Resize(size), augment.RandomHorizontalFlip(float(flip))]
     result = augment.Compose(steps)(images, key=key(images))
-    if width == 1:  # torch 2.14 repeats the first row of such images instead of resizing them
-        wide = F.resize(unit(images).expand(-1, -1, -1, 2), [size[0], 2], antialias=True)
-        expected = wide[..., :1].expand(-1, -1, -1, size[1])
-    else:
-        expected = F.resize(unit(images), list(size), antialias=True)
+    expected = resized(unit(images), size)
     expected = F.horizontal_flip(expected) if flip else expected
     assert (result - expected).abs().max() < LEVEL
 
@@ -225,3 +237,138 @@ def test_the_sampling_of_crops_is_that_of_torchvision():
     for column in range(4):
         spread = np.hypot(ours[:, column].std(), other[:, column].std()) / np.sqrt(number)
         assert abs(ours[:, column].mean() - other[:, column].mean()) < 4 * spread
+
+
+def inner(tensor, margin=2):
+    return tensor[..., margin:-margin, margin:-margin]
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear"])
+@pytest.mark.parametrize("center", [None, (10.0, 20.0)])
+@pytest.mark.parametrize("fill", [0, 102])
+def test_rotation(interpolation, center, fill):
+    images = pictures()
+    turn = augment.RandomRotation(40, interpolation=interpolation, center=center, fill=fill)
+    pipeline = augment.Compose([turn])
+    parameters = pipeline.draw(key(images))
+    result = pipeline.apply(images, parameters)
+    mode = v2.InterpolationMode(interpolation)
+    for n, image in enumerate(images):
+        degrees = float(parameters.draws[0]["degrees"][n])
+        turned = lambda x, o=degrees, **k: F.rotate(x, o, interpolation=mode, center=center, **k)  # noqa: E731
+        expected = turned(unit(image), fill=fill / 255)
+        # At the border torchvision weights the fill twice; a pixel that no border touches is equal.
+        touched = turned(torch.ones(1, 37, 53), fill=0.0) < 0.999
+        outside = turned(torch.ones(1, 37, 53), fill=0.0) == 0
+        different = (result[n] - expected).abs().amax(0, keepdim=True)
+        if interpolation == "bilinear":
+            assert different[~touched].max() < 0.1 / 255
+            assert different[outside].lt(LEVEL).all()
+        else:
+            assert (different > LEVEL).float().mean() < 0.002  # coordinates at an edge round apart
+
+
+def test_rotation_by_a_right_angle_with_expand_moves_whole_pixels():
+    images = pictures()
+    turn = augment.Compose([augment.RandomRotation((90, 90), expand=True)], dtype=torch.uint8)
+    assert torch.equal(turn(images, key=key(images)), images.rot90(1, (2, 3)))
+
+
+def test_rotation_with_expand_has_the_size_of_torchvision():
+    images = pictures(4, 3, 36, 54)
+    for degrees in (10, 33, 120):
+        turn = augment.RandomRotation((degrees, degrees), "bilinear", expand=True)
+        result = augment.Compose([turn])(images, key=key(images))
+        expected = F.rotate(unit(images), degrees, v2.InterpolationMode.BILINEAR, expand=True)
+        assert result.shape == expected.shape
+        assert inner(result - expected, 20).abs().max() < 0.1 / 255
+
+
+def test_affine():
+    images = pictures()
+    move = augment.RandomAffine(
+        30,
+        translate=(0.2, 0.3),
+        scale=(0.95, 1.6),
+        shear=(-10, 10, -5, 5),
+        interpolation="bilinear",
+    )
+    pipeline = augment.Compose([move])
+    parameters = pipeline.draw(key(images))
+    result = pipeline.apply(images, parameters)
+    draw = parameters.draws[0]
+    for n, image in enumerate(images):
+        x, y = (draw["translate"][n] * torch.tensor([53, 37])).round().int().tolist()
+        moved = lambda t, n=n, x=x, y=y: F.affine(  # noqa: E731
+            t,
+            float(draw["degrees"][n]),
+            [x, y],
+            float(draw["scale"][n]),
+            draw["shear"][n].tolist(),
+            v2.InterpolationMode.BILINEAR,
+        )
+        whole = moved(torch.ones(1, 37, 53)) > 0.999
+        different = (result[n] - moved(unit(image))).abs().amax(0, keepdim=True)
+        assert whole.any() and different[whole].max() < 0.15 / 255
+
+
+def test_perspective():
+    images = pictures(8)
+    pipeline = augment.Compose([augment.RandomPerspective(0.4, p=1.0)])
+    parameters = pipeline.draw(key(images))
+    result = pipeline.apply(images, parameters)
+    reach = torch.tensor([int(0.4 * 26) + 1, int(0.4 * 18) + 1])
+    for n, image in enumerate(images):
+        inwards = (parameters.draws[0]["corners"][n] * reach).floor().int()
+        far = torch.tensor([[0, 0], [1, 0], [1, 1], [0, 1]])
+        start = far * torch.tensor([52, 36])
+        end = start + torch.where(far == 1, -inwards, inwards)
+        points = start.tolist(), end.tolist()
+        whole = F.perspective(torch.ones(1, 37, 53), *points, fill=0.0) > 0.999
+        expected = F.perspective(unit(image), *points, fill=0.0)
+        different = (result[n] - expected).abs().amax(0, keepdim=True)
+        # Where the picture shrinks, ours is anti-aliased: compare where it does not.
+        if augment.kernels.reference.reduction(_canvas(pipeline, parameters, n)).max() == 1:
+            assert different[whole].max() < 0.2 / 255
+
+
+def _canvas(pipeline, parameters, n):
+    start = augment.canvas.Canvas.of(np.array([[37, 53]]))
+    return pipeline.transforms[0].place(start, parameters[n].draws[0])
+
+
+def test_a_resized_crop_that_is_turned_is_resampled_once():
+    """Against a picture sampled six times finer and averaged: closer than two resamples are."""
+    rng = np.random.default_rng(0)
+    small = torch.from_numpy(rng.uniform(0, 255, (1, 3, 90, 120)))
+    image = torch.nn.functional.interpolate(small, (375, 500), mode="bicubic").clamp(0, 255)
+    image = image.to(torch.uint8)
+
+    def ours(size):
+        steps = [augment.Resize((size, size)), augment.RandomRotation((15, 15), "bilinear")]
+        return augment.Compose(steps)(image, key=Key(0, 0, [0]))
+
+    truth = F.resize(ours(6 * 112), [112, 112], antialias=True)
+    resized = F.resize(unit(image), [112, 112], antialias=True)
+    theirs = F.rotate(resized, 15, v2.InterpolationMode.BILINEAR)
+    error = {
+        name: float(inner(result - truth, 20).square().mean())
+        for name, result in (("ours", ours(112)), ("theirs", theirs))
+    }
+    assert error["ours"] < 0.7 * error["theirs"]
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: augment.RandomRotation(-5), "low, high"),
+        (lambda: augment.RandomRotation(5, "bicubic"), "bilinear"),
+        (lambda: augment.RandomAffine(5, translate=(2, 0)), "parts in"),
+        (lambda: augment.RandomAffine(5, scale=(0, 1)), "above 0"),
+        (lambda: augment.RandomAffine(5, shear=(1, 2, 3)), "2 or 4"),
+        (lambda: augment.RandomPerspective(2.0), "distortion_scale"),
+    ],
+)
+def test_each_mistake_has_its_sentence(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()

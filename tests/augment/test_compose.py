@@ -7,6 +7,8 @@ import torch
 from toque import augment
 from toque.random import Key
 
+pytestmark = pytest.mark.usefixtures("kernel")
+
 
 def pictures(batch=5, channels=3, height=40, width=48):
     rng = np.random.default_rng(3)

@@ -30,6 +30,7 @@ from toque.augment.crop import (
 from toque.augment.erase import Cutout, RandomErasing
 from toque.augment.parameters import Parameters
 from toque.augment.presets import preset
+from toque.augment.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "AlternatingFlip",
@@ -40,13 +41,16 @@ __all__ = [
     "Normalize",
     "PadTo",
     "Parameters",
+    "RandomAffine",
     "RandomCrop",
     "RandomErasing",
     "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomInvert",
+    "RandomPerspective",
     "RandomPosterize",
     "RandomResizedCrop",
+    "RandomRotation",
     "RandomSolarize",
     "RandomVerticalFlip",
     "Resize",

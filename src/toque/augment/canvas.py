@@ -168,7 +168,8 @@ class Canvas:
     ) -> Canvas:
         """Show the picture through a matrix, new -> old coordinates, [B, 3, 3]."""
         finer = resample if self.kind == "shift" else _finer(self.resample, resample)
-        return replace(self._moved(step, height, width), kind="warp", resample=finer)
+        plain: Interpolation = "bilinear" if finer == "bicubic" else finer
+        return replace(self._moved(step, height, width), kind="warp", resample=plain)
 
 
 def kind_of(kinds: list[Kind]) -> Kind:

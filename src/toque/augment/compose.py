@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from toque import checks
+from toque.augment import kernels
 from toque.augment.canvas import Canvas, Counts
 from toque.augment.color import Normalize, ToDtype
 from toque.augment.kernels import reference
@@ -24,9 +25,6 @@ from toque.random import Key
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 """A batch [B, C, H, W], or one [C, H, W] for each image; uint8 in 0 .. 255 or float in 0 .. 1."""
-
-# On the CPU the reference runs over parts of a batch that stay in the cache.
-_ELEMENTS_AT_ONCE = 2**18
 
 _OUTPUTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
@@ -44,6 +42,7 @@ class Compose:
     Args:    transforms: of toque.augment, in order
              dtype: of the result: float32, bfloat16, float16 or uint8
              channels_last: memory format of the result
+             kernel: "auto" takes the fastest for the device; "reference" is plain torch
     Raises:  ValueError, TypeError: images of another rank or dtype, an image without pixels,
              parameters of another pipeline or number of images
     Example: >>> pipeline = Compose([RandomResizedCrop(224), RandomHorizontalFlip()])
@@ -55,6 +54,7 @@ class Compose:
         transforms: Sequence[Transform],
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
+        kernel: str = "auto",
     ) -> None:
         self.transforms = tuple(transforms)
         self._passes = plan(self.transforms)
@@ -66,6 +66,8 @@ class Compose:
             )
         self.dtype = dtype
         self.channels_last = channels_last
+        kernels.check("Compose", kernel)
+        self.kernel = kernel
         seen: Counter[str] = Counter()
         self._streams: list[str] = []
         for transform in self.transforms:
@@ -155,7 +157,7 @@ class Compose:
                     target = self._target(out, shape, device)
                 else:
                     target = torch.empty(shape, dtype=torch.float32, device=device)
-                _run(current, resolved, target)
+                kernels.run(current, resolved, target, self.kernel)
                 current = target
             start = _canvas_of(current)
         assert isinstance(current, torch.Tensor)
@@ -280,15 +282,3 @@ def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) ->
         np.concatenate(rectangles, axis=1),
         np.array(fills, dtype=np.float32).reshape(len(fills), channels),
     )
-
-
-def _run(images: Images, resolved: Resolved, out: torch.Tensor) -> None:
-    if isinstance(images, torch.Tensor):
-        per_image = max(images[:1].numel(), out[:1].numel(), 1)
-        step = len(images) if images.is_cuda else max(1, _ELEMENTS_AT_ONCE // per_image)
-        for first in range(0, len(images), max(step, 1)):
-            part = slice(first, first + step)
-            reference.run(images[part], resolved[part], out[part])
-        return
-    for number, image in enumerate(images):
-        reference.run(image[None], resolved[number : number + 1], out[number : number + 1])

@@ -1,1 +1,53 @@
 """The one pass over the pixels: `reference` defines it, the others do the same faster."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from toque import checks
+from toque.augment.kernels import cpu, reference
+from toque.augment.kernels.resolved import Resolved
+
+# On the CPU the reference runs over parts of a batch that stay in the cache.
+_ELEMENTS_AT_ONCE = 2**18
+
+
+def available() -> tuple[str, ...]:
+    """The kernels this machine can run on CPU tensors, the fastest last."""
+    return ("reference", *cpu.levels())
+
+
+def check(where: str, kernel: str) -> None:
+    """Raises ValueError for a kernel this machine does not have."""
+    if kernel not in ("auto", *available()):
+        raise checks.invalid(
+            where, "kernel", f"auto or one of {', '.join(available())} on this machine", kernel,
+            "Use auto, which takes the fastest.",
+        )  # fmt: skip
+
+
+def run(
+    images: torch.Tensor | Sequence[torch.Tensor],
+    resolved: Resolved,
+    out: torch.Tensor,
+    kernel: str = "auto",
+) -> None:
+    """One pass over a batch or a list of images, into out."""
+    if out.numel() == 0:
+        return
+    if kernel == "auto":
+        kernel = available()[-1] if out.device.type == "cpu" else "reference"
+    if kernel != "reference" and out.device.type == "cpu":
+        cpu.run(images, resolved, out, kernel)
+    elif isinstance(images, torch.Tensor):
+        per_image = max(images[:1].numel(), out[:1].numel())
+        step = len(images) if images.is_cuda else max(1, _ELEMENTS_AT_ONCE // per_image)
+        for first in range(0, len(images), step):
+            part = slice(first, first + step)
+            reference.run(images[part], resolved[part], out[part])
+    else:
+        for number, image in enumerate(images):
+            part = slice(number, number + 1)
+            reference.run(image[None], resolved[part], out[part])

@@ -9,6 +9,7 @@ K taps of the resampling filter.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -45,7 +46,7 @@ def read(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
         return in_unit_range(_shift(images, canvas))
     if canvas.kind == "resize":
         return _resize(in_unit_range(images), canvas)
-    raise NotImplementedError
+    return _warp(images, canvas)
 
 
 def in_unit_range(images: torch.Tensor) -> torch.Tensor:
@@ -190,6 +191,103 @@ def _filter(distance: _Doubles, resample: Interpolation) -> _Doubles:
     near = ((a + 2) * away - (a + 3)) * away * away + 1
     far = (((away - 5) * away + 8) * away - 4) * a
     return np.select([away < 1, away < 2], [near, far], 0.0)
+
+
+# A bilinear warp reads 2 x 2 pixels: enough down to this scale; beyond it a resize comes first.
+LARGEST_STEP = 1.15
+
+
+def _warp(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    """Any matrix: images that shrink much are reduced first, the rest go together."""
+    factors = reduction(canvas)
+    if len(canvas) > 1 and (factors > 1).any():
+        parts = [_warp(images[n : n + 1], canvas[n : n + 1]) for n in range(len(canvas))]
+        return torch.cat(parts)
+    if (factors > 1).any():
+        smaller, canvas = reduced(canvas, factors)
+        images = _resize(in_unit_range(images), smaller)
+    return _sample(images, canvas)
+
+
+def reduction(canvas: Canvas) -> _Doubles:
+    """By how much each axis of the source is reduced before a warp: y, x [B, 2], 1 for not at all.
+
+    Both the resize and the bilinear warp after it blur with a triangle; reducing by scale / sqrt(2)
+    gives the two together the variance of one triangle as wide as the scale.
+    """
+    if canvas.resample == "nearest":
+        return np.ones((len(canvas), 2))
+    jacobian = _jacobian(canvas)
+    scale = np.sqrt((jacobian**2).sum(2))[:, ::-1]
+    return np.where(scale > LARGEST_STEP, np.maximum(scale / np.sqrt(2), 1.0), 1.0)
+
+
+def _jacobian(canvas: Canvas) -> _Doubles:
+    """d source / d result in the middle of the picture: [B, 2, 2]."""
+    middle = np.stack([canvas.width / 2, canvas.height / 2, np.ones(len(canvas))], axis=1)
+    at = np.einsum("bij,bj->bi", canvas.matrix, middle)
+    where = at[:, :2] / at[:, 2:]
+    slope = canvas.matrix[:, :2, :2] - where[:, :, None] * canvas.matrix[:, 2:, :2]
+    return np.asarray(slope / at[:, 2:, None])
+
+
+def reduced(canvas: Canvas, factors: _Doubles) -> tuple[Canvas, Canvas]:
+    """The canvas that reduces the visible part by whole factors or parts of them, and the rest."""
+    low, high = np.floor(canvas.visible[:, :2]), np.ceil(canvas.visible[:, 2:])
+    size = np.maximum(np.ceil((high - low) / factors - 1e-9), 1).astype(np.int64)
+    step = (high - low) / size
+    matrix = np.zeros((len(canvas), 3, 3))
+    matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2] = step[:, 1], step[:, 0], 1
+    matrix[:, 0, 2], matrix[:, 1, 2] = low[:, 1], low[:, 0]
+    seen = np.concatenate([low, high], axis=1)
+    first = Canvas(size[:, 0], size[:, 1], matrix, seen, seen, "resize")
+    whole = np.concatenate([np.zeros_like(low), size], axis=1)
+    rest = np.linalg.inv(matrix) @ canvas.matrix
+    return first, replace(canvas, matrix=rest, visible=whole, readable=whole)
+
+
+def _sample(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    """Through the matrix, nearest or bilinear; each tap that is not visible gives the fill."""
+    height, width = _size(canvas)
+    batch, channels, source_h, source_w = images.shape
+    matrix = _moved(canvas.matrix.astype(np.float32), images)[:, :, :, None, None]
+    across = torch.arange(width, device=images.device, dtype=torch.float32)[None, None, :] + 0.5
+    down = torch.arange(height, device=images.device, dtype=torch.float32)[None, :, None] + 0.5
+    x, y, w = (
+        matrix[:, row, 0] * across + (matrix[:, row, 1] * down + matrix[:, row, 2])
+        for row in range(3)
+    )
+    x, y = x / w, y / w
+    shown = np.concatenate(
+        [np.ceil(canvas.visible[:, :2] - 0.5), np.ceil(canvas.visible[:, 2:] - 0.5)], axis=1
+    )
+    top, left, bottom, right = _moved(shown.astype(np.int64), images)[:, :, None, None].unbind(1)
+    fill = _fill(canvas.padding, torch.empty(0, device=images.device))
+    flat = images.reshape(batch, channels, -1)
+    if canvas.resample == "nearest":
+        taps_of = [(x.floor(), y.floor(), torch.ones_like(x))]
+    else:
+        x, y = x - 0.5, y - 0.5
+        x0, y0 = x.floor(), y.floor()
+        x_part, y_part = x - x0, y - y0
+        taps_of = [
+            (x0, y0, (1 - x_part) * (1 - y_part)),
+            (x0 + 1, y0, x_part * (1 - y_part)),
+            (x0, y0 + 1, (1 - x_part) * y_part),
+            (x0 + 1, y0 + 1, x_part * y_part),
+        ]
+    result: torch.Tensor | None = None
+    for column, row, weight in taps_of:
+        # Clamped as floats: an integer made of a coordinate far outside would be undefined.
+        column = column.clamp(-1, source_w).long()
+        row = row.clamp(-1, source_h).long()
+        inside = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+        index = row.clamp(0, source_h - 1) * source_w + column.clamp(0, source_w - 1)
+        index = index.view(batch, 1, -1).expand(-1, channels, -1)
+        part = in_unit_range(flat.gather(2, index)).view(batch, channels, height, width)
+        part = torch.where(inside[:, None], part, fill) * weight[:, None]
+        result = part if result is None else result.add_(part)
+    return cast(torch.Tensor, result)
 
 
 def gray(pixels: torch.Tensor) -> torch.Tensor:

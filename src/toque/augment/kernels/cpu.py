@@ -1,0 +1,169 @@
+"""The pass in C: loads the library built at installation and hands it the arrays.
+
+Shape letters: B images, C channels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from toque.augment.canvas import Canvas
+from toque.augment.kernels import reference
+from toque.augment.kernels.resolved import Resolved
+
+LIBRARY = Path(__file__).with_name("_cpu.so")
+
+_LEVELS = ("portable", "avx2", "avx512")
+_KINDS = ("shift", "resize", "warp")
+_RESAMPLES = ("nearest", "bilinear", "bicubic")
+_MODES = ("constant", "edge", "reflect", "symmetric")
+_TYPES = (torch.float32, torch.uint8, torch.bfloat16, torch.float16)
+
+_NUMBERS = (
+    "channels", "source_type", "kind", "resample", "padding_mode", "num_operations",
+    "num_rectangles", "height", "width", "out_type",
+)  # fmt: skip
+_ARRAYS = (
+    "image", "source_size", "source_stride", "matrix", "visible", "readable", "reduction",
+    "padding", "codes", "factors", "scale", "shift", "rectangles", "fills", "out",
+)  # fmt: skip
+
+
+class _Pass(ctypes.Structure):
+    """The struct Pass of cpu.c, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in _NUMBERS),
+        ("out_stride", ctypes.c_int64 * 4),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+    )
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    if not LIBRARY.exists():
+        logging.getLogger("toque.augment").warning(
+            "The C kernel of augment is not built: images are augmented in plain torch, about ten "
+            "times slower. Install toque where there is a C compiler (pip install .)."
+        )
+        return None
+    library = ctypes.CDLL(str(LIBRARY))
+    library.toque_pass_size.restype = ctypes.c_int64
+    library.toque_run.argtypes = [
+        ctypes.POINTER(_Pass), ctypes.c_int64, ctypes.c_int64, ctypes.c_int
+    ]  # fmt: skip
+    if library.toque_pass_size() != ctypes.sizeof(_Pass):
+        logging.getLogger("toque.augment").warning(
+            "The C kernel of augment was built from other sources and is left out. "
+            "Install toque again (pip install .)."
+        )
+        return None
+    return library
+
+
+@functools.cache
+def levels() -> tuple[str, ...]:
+    """The instruction sets that the library and this machine have, the best last."""
+    library = _library()
+    return () if library is None else _LEVELS[: library.toque_best_level() + 1]
+
+
+def run(
+    images: torch.Tensor | Sequence[torch.Tensor], resolved: Resolved, out: torch.Tensor, level: str
+) -> None:
+    """Images uint8 or float, one tensor [B, C, H, W] or B tensors [C, H, W] -> out [B, C, h, w]."""
+    library = _library()
+    assert library is not None
+    images = _readable(images)
+    first = images if isinstance(images, torch.Tensor) else images[0]
+    canvas = resolved.canvas
+    batch, channels, height, width = out.shape
+    address, size, stride = _sources(images)
+    fill = canvas.padding.fill if canvas.padding else (0.0,)
+    is_warp = canvas.kind == "warp"
+    reduction = reference.reduction(canvas) if is_warp else np.ones((batch, 2))
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "image": address,
+        "source_size": size,
+        "source_stride": stride,
+        "matrix": _of(canvas.matrix, np.float64),
+        "visible": _of(canvas.visible, np.float64),
+        "readable": _of(canvas.readable, np.float64),
+        "reduction": _of(reduction, np.float64),
+        "padding": _of(np.broadcast_to(np.array(fill) / 255, channels), np.float32),
+        "codes": _of(resolved.codes, np.int32),
+        "factors": _of(resolved.factors, np.float32),
+        "scale": _of(resolved.scale, np.float32),
+        "shift": _of(resolved.shift, np.float32),
+        "rectangles": _of(resolved.rectangles, np.int64),
+        "fills": _of(resolved.fills, np.float32),
+    }
+    _check_shapes(arrays, batch, channels, canvas)
+    one = _Pass(
+        channels=channels,
+        source_type=_TYPES.index(first.dtype),
+        kind=_KINDS.index(canvas.kind),
+        resample=_RESAMPLES.index(canvas.resample),
+        padding_mode=_MODES.index(canvas.padding.mode if canvas.padding else "constant"),
+        num_operations=resolved.codes.shape[1],
+        num_rectangles=resolved.rectangles.shape[1],
+        height=height,
+        width=width,
+        out_type=_TYPES.index(out.dtype),
+        out_stride=(ctypes.c_int64 * 4)(*out.stride()),
+        out=out.data_ptr(),
+        **{name: array.ctypes.data for name, array in arrays.items()},
+    )
+    if not library.toque_run(ctypes.byref(one), 0, batch, _LEVELS.index(level)):
+        raise MemoryError(f"augment: no memory for a picture of {height} x {width} x {channels}")
+
+
+def _of(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _readable(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+    """uint8 and float32 are read where they lie, other floats are converted first."""
+    if isinstance(images, torch.Tensor):
+        return images if images.dtype == torch.uint8 else images.to(torch.float32)
+    return [image if image.dtype == torch.uint8 else image.to(torch.float32) for image in images]
+
+
+def _sources(
+    images: torch.Tensor | list[torch.Tensor],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Addresses [B], sizes [B, 2] and strides in bytes [B, 3] (channel, row, pixel)."""
+    if isinstance(images, torch.Tensor):
+        bytes_each = images.element_size()
+        step, *strides = (stride * bytes_each for stride in images.stride())
+        address = images.data_ptr() + step * np.arange(len(images), dtype=np.int64)
+        size = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
+        return address, size, np.tile(np.array(strides, dtype=np.int64), (len(images), 1))
+    return (
+        np.array([image.data_ptr() for image in images], dtype=np.int64),
+        np.array([image.shape[1:] for image in images], dtype=np.int64),
+        np.array([image.stride() for image in images], dtype=np.int64) * images[0].element_size(),
+    )
+
+
+def _check_shapes(
+    arrays: dict[str, npt.NDArray[np.generic]], batch: int, channels: int, canvas: Canvas
+) -> None:
+    """What C relies on; our own mistakes, not the user's."""
+    assert arrays["image"].shape == (batch,) and len(canvas) == batch
+    assert arrays["matrix"].shape == (batch, 3, 3)
+    for name in ("visible", "readable"):
+        assert arrays[name].shape == (batch, 4)
+    assert arrays["reduction"].shape == (batch, 2)
+    assert arrays["codes"].shape == arrays["factors"].shape == (batch, arrays["codes"].shape[1])
+    assert arrays["rectangles"].shape == (batch, len(arrays["fills"]), 4)
+    assert arrays["scale"].shape == arrays["shift"].shape == (channels,)
+    assert arrays["fills"].shape[1:] == (channels,)
