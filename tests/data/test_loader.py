@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from data import pictures
+from data.standin import Anyhow, RandomDataset, Sampler, Sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import pictures
-from data.standin import Anyhow, RandomDataset, Sampler, Sized
 from toque import checks, data
 from toque.data import (
     ArraySource,

@@ -49,7 +49,3 @@ def main() -> None:
     except checks.UserMistake as mistake:
         print(f"toque: {mistake}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt as stop:
-        # train.Stopped carries the exit code of its signal; a bare Ctrl-C is 130.
-        print(f"\ntoque: {stop or 'stopped'}", file=sys.stderr)
-        sys.exit(getattr(stop, "code", 130))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -37,9 +38,14 @@ def train(
         config, data = Path(data), None
     run = settings_of.load(config, _overrides(settings or []), data=data, out=out)
 
-    from toque.train import fit
+    from toque.train import Stopped, fit
 
-    result = fit(run, show="quiet" if quiet else "auto")
+    try:
+        result = fit(run, show="quiet" if quiet else "auto")
+    except Stopped as stop:
+        # Here, because the parser would turn every KeyboardInterrupt into its own exit code.
+        print(f"\ntoque: {stop}", file=sys.stderr)
+        raise SystemExit(stop.code) from None
     if quiet:
         return
     accuracy = "" if result.accuracy is None else f"accuracy {100 * result.accuracy:.2f} %, "

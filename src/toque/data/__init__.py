@@ -5,6 +5,7 @@ from toque.data.batch import Batch, Pipeline
 from toque.data.dataset import DatasetSource
 from toque.data.decoding import UnreadableImage, decode
 from toque.data.folder import FolderSource, files_below
+from toque.data.labelled import open_labelled
 from toque.data.loader import evaluation_batches, train_batches
 from toque.data.opening import open as open  # noqa: A004 - toque.data.open is the name that says it
 from toque.data.own import OwnData, own
@@ -29,6 +30,7 @@ __all__ = [
     "evaluation_batches",
     "files_below",
     "open",
+    "open_labelled",
     "own",
     "train_batches",
 ]

@@ -54,8 +54,8 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
     if isinstance(data, str) and data in bundled.NAMES:
         train, val = bundled.fashion(channels or 1)
         return Splits(train, val, train.classes, (), channels or 1)
-    root = _existing_folder(data)
-    parts = _given_parts(root)
+    root = existing_folder(data)
+    parts = given_parts(root)
     if parts is None:
         if [name.lower() for name in folder.subfolders(root)] == [_TRAIN]:
             root /= folder.subfolders(root)[0]
@@ -80,7 +80,11 @@ def _check_settings(
         raise checks.invalid("data", "channels", "1 or 3", channels, "Use 3 for colour.")
 
 
-def _existing_folder(data: str | Path) -> Path:
+def existing_folder(data: str | Path) -> Path:
+    """The folder that a user named.
+
+    Raises: FileNotFoundError: it is not there, with the nearest name; ValueError: it is a file
+    """
     root = Path(data).expanduser()
     if root.is_dir():
         return root
@@ -99,7 +103,7 @@ def _existing_folder(data: str | Path) -> Path:
     )
 
 
-def _given_parts(root: Path) -> tuple[str, str] | None:
+def given_parts(root: Path) -> tuple[str, str] | None:
     """The names of the train and val folders, or None where the folders are the classes."""
     lower = {name.lower(): name for name in folder.subfolders(root)}
     val = next((lower[name] for name in _VALIDATION if name in lower), None)

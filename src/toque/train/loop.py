@@ -104,7 +104,7 @@ def fit(
     num_images = len(splits.train)
     # Every batch is full, so the run ends with the first batch that completes the last epoch.
     total_images = math.ceil(run.epochs * num_images / run.batch_size) * run.batch_size
-    rate = optimise.schedule(run, num_images, total_images)
+    rate = optimise.schedule(run, total_images)
     ema = (
         EMA(network, half_life_images=run.ema.half_life_epochs * num_images)
         if run.ema.half_life_epochs
@@ -113,7 +113,7 @@ def fit(
     window = Window()
     images_seen = 0
     shown = progress.create(show)
-    notes = list(splits.notes)
+    notes: list[str] = []
 
     def warn(sentence: str) -> None:
         notes.append(sentence)
@@ -141,6 +141,8 @@ def fit(
         )
         return measure(model, batches, validation_loss, device)
 
+    for note in splits.notes:
+        warn(note)
     with folder.opened(run, recorded) as out, StopRequest() as stop, contextlib.ExitStack() as end:
         found, restored, damages = checkpoint.load_newest(out.checkpoints)
         for damage in damages:
@@ -211,7 +213,7 @@ def fit(
                     raise checks.InvalidValue(
                         f"fit: loss must be finite; got {bad.value} at image {at} (step "
                         f"{at // run.batch_size}, learning rate {learning_rate:.3g}). Lower "
-                        "optimizer.learning_rate or lengthen schedule.warmup_epochs; if it is so "
+                        "optimizer.learning_rate or lengthen schedule.warmup_fraction; if it is so "
                         "at step 1, look at the images and the loss."
                     ) from None
                 first_step = False

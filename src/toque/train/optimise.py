@@ -73,16 +73,16 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
-def schedule(run: Run, num_images: int, total_images: int) -> Schedule:
+def schedule(run: Run, total_images: int) -> Schedule:
     """The learning rate as a function of images seen: a linear warm-up, then the named decay.
 
-    Args:    num_images: images of one epoch; total_images: images of the whole run
-    Example: >>> rate = schedule(run, num_images=10_000, total_images=100_000)
+    Args:    total_images: images of the whole run
+    Example: >>> rate = schedule(run, total_images=100_000)
              >>> rate(0), rate(100_000)
     """
     peak = run.optimizer.learning_rate
     assert peak is not None, "resolve_optimizer fills it in"
-    warmup = min(round(run.schedule.warmup_epochs * num_images), total_images)
+    warmup = round(run.schedule.warmup_fraction * total_images)
     # The first step learns too: the rise begins one batch above 0.
     first = run.batch_size
     floor = run.schedule.final_fraction

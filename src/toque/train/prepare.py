@@ -26,6 +26,7 @@ OwnModel = nn.Module | Callable[[], nn.Module]
 
 _SMALL_MODEL, _USUAL_MODEL = "resnet10_small", "resnet18"
 _SMALL_IMAGE = 64
+OWN = "own"  # the name of data and models that the caller of fit brought along
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def resolve(run: Run, splits: Splits, own: Own) -> Run:
     model = run.model or (_SMALL_MODEL if image_size <= _SMALL_IMAGE else _USUAL_MODEL)
     if own.model is not None:
         kind = own.model if isinstance(own.model, type) else type(own.model)
-        model = f"own:{getattr(own.model, '__qualname__', kind.__qualname__)}"
+        model = f"{OWN}:{getattr(own.model, '__qualname__', kind.__qualname__)}"
     rows = max(run.batch_size, len(splits.train) // 20)
     return run.changed(
-        data="own" if own.train is not None else run.data,
-        out=run.out or default_out("own" if own.train is not None else run.data),
+        data=OWN if own.train is not None else run.data,
+        out=run.out or default_out(OWN if own.train is not None else run.data),
         image_size=image_size,
         model=model,
         augment=run.augment or "light",

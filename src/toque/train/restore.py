@@ -78,23 +78,38 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
 
 
 def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "auto") -> Evaluation:
-    """A finished run on its own validation images, or on the validation part of other data.
+    """A finished run on its own validation images, or on other labelled images.
 
-    Each image is counted exactly once.
+    Other data is a folder with a val folder, of which that part is taken, or a folder CLASS/*, of
+    which every image is. Each image is counted exactly once.
 
-    Raises: FileNotFoundError, ValueError: as `load_model` and `toque.data.open`; classes that are
-            not those of the run
+    Raises: FileNotFoundError, ValueError: as `load_model` and `toque.data.open`; a class that the
+            run does not know, a run on data of the caller's own without `data_path`
     """
     chosen = prepare.pick_device(device)
     trained = load_model(path, device=str(chosen))
-    run = trained.run if data_path is None else trained.run.changed(data=data_path)
+    source = _images(trained, data_path)
+    batches = data.evaluation_batches(
+        source, trained.pipeline, batch_size=trained.run.batch_size, threads=prepare.num_cores()
+    )
+    return measure(trained.model, batches, losses.create("cross_entropy"), chosen)
+
+
+def _images(trained: Trained, data_path: str | None) -> data.Source:
+    run = trained.run
+    if data_path is not None:
+        return data.open_labelled(
+            data_path, classes=trained.classes, channels=trained.channels, on_bad=run.on_bad
+        )
+    if run.data == prepare.OWN:
+        raise checks.invalid(
+            "evaluate", "the data", "named for a run on a Dataset of your own", "none",
+            "Give a folder of images, as in: toque evaluate RUN photos/",
+        )  # fmt: skip
     splits = prepare.open_splits(run, prepare.Own())
     if splits.classes != trained.classes:
         raise checks.invalid(
             "evaluate", "the data", f"of the run's classes {list(trained.classes)}",
             list(splits.classes), "Name the class folders as in training.",
         )  # fmt: skip
-    batches = data.evaluation_batches(
-        splits.val, trained.pipeline, batch_size=run.batch_size, threads=prepare.num_cores()
-    )
-    return measure(trained.model, batches, losses.create("cross_entropy"), chosen)
+    return splits.val

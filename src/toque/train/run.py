@@ -39,9 +39,11 @@ class ScheduleSettings(_Section):
     """The learning rate as a function of images seen."""
 
     name: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="cosine, linear or constant, after the warm-up"
+        "linear", description="cosine, linear or constant, after the warm-up"
     )
-    warmup_epochs: float = Field(0.5, ge=0, description="linear rise from 0 to the peak rate")
+    warmup_fraction: float = Field(
+        0.2, ge=0, lt=1, description="share of the run in which the rate rises from 0 to its peak"
+    )
     final_fraction: float = Field(
         0.0, ge=0, le=1, description="the rate at the end, as a fraction of the peak"
     )
