@@ -39,6 +39,7 @@ class Items:
         (CHW[0], CHW[:1]),
         (Image.fromarray(PIXELS), CHW),
         (Image.fromarray(PIXELS[..., 0]), CHW[:1]),
+        (Image.fromarray(255 - PIXELS).convert("CMYK"), CHW.bitwise_not()),
         (FLOATS, FLOATS),
         (FLOATS.half(), FLOATS.half()),
         (FLOATS.permute(1, 2, 0).numpy(), FLOATS),
@@ -48,6 +49,12 @@ def test_kinds_of_images(image, expected):
     read = DatasetSource(Items((image, 0))).read(0)
     assert read.dtype == expected.dtype
     assert torch.equal(read, expected)
+
+
+def test_an_image_with_a_palette_gives_its_colours():
+    image = Image.fromarray(PIXELS).quantize(4)
+    read = DatasetSource(Items((image, 0))).read(0)
+    np.testing.assert_array_equal(read.permute(1, 2, 0), image.convert("RGB"))
 
 
 @pytest.mark.parametrize("label", [2, np.int64(2), np.uint8(2), torch.tensor(2), torch.tensor([2])])

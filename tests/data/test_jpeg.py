@@ -29,6 +29,13 @@ def test_long_segments_before_the_size():
     assert jpeg.read_header(data[:1000]) is None
 
 
+@pytest.mark.parametrize("orientation", [0, 9, 65535])
+def test_an_orientation_that_does_not_exist_is_none(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert jpeg.read_header(pictures.jpeg(exif=exif)).orientation == 1
+
+
 @given(st.binary(max_size=200))
 def test_anything_else_has_no_header_or_any(garbage):
     jpeg.read_header(b"\xff\xd8" + garbage)  # and does not raise

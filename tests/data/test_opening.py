@@ -206,6 +206,23 @@ def test_a_link_to_nothing(tmp_path):
     mistake(r"x.jpg \(cannot be read: No such file", tmp_path)
 
 
+def test_a_pipe_is_no_image(tmp_path):
+    pictures.folder(tmp_path, {"cat": 2, "dog": 2})
+    os.mkfifo(tmp_path / "cat" / "pipe")
+    mistake(r"pipe \(not a file but a pipe, socket or device\)", tmp_path)
+
+
+def test_names_that_are_no_text(tmp_path):
+    pictures.folder(tmp_path, {"cat": 3, "dog": 3})
+    try:
+        (tmp_path / "cat" / os.fsdecode(b"\xff\xfe.jpg")).write_bytes(JPEG)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    splits = data.open(tmp_path, seed=0)
+    assert len(splits.train) + len(splits.val) == 7
+    assert len(splits.train.fingerprint()) == 64
+
+
 def test_a_file_and_a_folder_without_permission(tmp_path, monkeypatch):
     # Simulated, for the tests may run as root, which may read everything.
     pictures.folder(tmp_path, {"cat": 2, "dog": 2})

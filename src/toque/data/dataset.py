@@ -12,6 +12,7 @@ import torch
 
 from toque import checks, random
 from toque.data.arrays import label_numbers
+from toque.data.decoding import pixels_of
 from toque.data.source import Source
 
 
@@ -131,7 +132,9 @@ def as_image(image: Any, index: int) -> torch.Tensor:
     if isinstance(image, torch.Tensor):
         tensor = image
     else:
-        array = np.asarray(image)  # an image of Pillow's answers with [H, W] or [H, W, C]
+        # An image of Pillow's may have a palette, or other things than its pixels say.
+        pillow = hasattr(image, "getbands") and hasattr(image, "mode")
+        array = pixels_of(image, None, f"item {index}") if pillow else np.asarray(image)
         if array.ndim not in (2, 3) or array.dtype.kind not in "uf":
             raise _not_an_image(f"{type(image).__name__} of {array.dtype} {array.shape}", index)
         if not array.flags.writeable or any(stride < 0 for stride in array.strides):

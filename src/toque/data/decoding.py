@@ -156,11 +156,11 @@ def _decode_by_pillow(data: bytes, channels: int | None, max_pixels: int, name: 
     with opened(data, max_pixels, name) as image:
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return _pixels(image, channels, name)
+        return pixels_of(image, channels, name)
 
 
-def _pixels(image: Image.Image, channels: int | None, name: str) -> np.ndarray:
-    """[H, W, C] uint8 of a loaded image of any mode."""
+def pixels_of(image: Image.Image, channels: int | None, name: str) -> np.ndarray:
+    """[H, W, C] uint8 of an image of Pillow's of any mode."""
     from PIL import Image
 
     gray = is_gray(image)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class BadFile:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be millions
 class FileFacts:
     """What a look at one file told: bytes, whether gray, whether animated; why it is bad, if so."""
 
@@ -69,8 +70,11 @@ def look_at(path: Path, *, thorough: bool, max_pixels: int) -> FileFacts:
     """Look at one file; never raises for what is wrong with it."""
     size_bytes = 0
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+            return FileFacts(0, False, False, "not a file but a pipe, socket or device")
+        size_bytes = status.st_size
         with path.open("rb", buffering=0) as file:
-            size_bytes = os.fstat(file.fileno()).st_size
             if thorough or size_bytes <= _WHOLE_BYTES:
                 head = tail = file.read()
             else:
