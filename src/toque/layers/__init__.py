@@ -1,1 +1,7 @@
-"""layers"""
+"""Layers that save memory or time, the pattern to write one, and the proof that it is right."""
+
+from toque.layers.fused import Fused, fused
+from toque.layers.saved import Trace, trace_saved
+from toque.layers.verification import Report, verify
+
+__all__ = ["Fused", "Report", "Trace", "fused", "trace_saved", "verify"]
