@@ -121,7 +121,7 @@ class _Upsample(nn.Module):
 
 
 def _refine(channels: int, doublings: int) -> nn.Sequential:
-    """Convolution, GroupNorm, ReLU and upsampling per doubling; the finest level has no last one."""
+    """Convolution, GroupNorm, ReLU and upsampling per doubling; none of the last at the finest."""
     layers: list[nn.Module] = []
     for number in range(max(doublings, 1)):
         layers += [
