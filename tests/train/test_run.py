@@ -65,7 +65,7 @@ def test_a_run_cannot_be_changed():
         ({"epoch": 3}, "Run: epoch is not a setting. Did you mean epochs?"),
         (
             {"schedule": {"warmup_fractions": 1}},
-            "Run [schedule]: warmup_fractions is not a setting. Did you mean warmup_fraction?",
+            "Run [schedule]: warmup_fractions is not a setting. Did you mean warmup_fraction",
         ),
         ({"epochs": 0}, "Run: epochs must be greater than 0; got 0. Mend it, or leave it out."),
         ({"on_bad": "x"}, "Run: on_bad must be 'raise' or 'skip'; got 'x'."),
