@@ -62,7 +62,7 @@ class Pass:
                 return False
             if transform.kind == "resize":  # it would blend the border into the picture
                 return False
-            if held.mode != "constant" and transform.kind != "shift":
+            if held.mode != "constant" and (transform.kind != "shift" or wanted is not None):
                 return False
         return (
             wanted is None or wanted.mode == "constant" or self.kind() == transform.kind == "shift"

@@ -29,7 +29,7 @@ _TYPES = (torch.float32, torch.uint8, torch.bfloat16, torch.float16)
 
 _NUMBERS = (
     "channels", "source_type", "kind", "resample", "padding_mode", "num_operations",
-    "num_rectangles", "height", "width", "out_type",
+    "num_rectangles", "height", "width", "out_type", "streams",
 )  # fmt: skip
 _ARRAYS = (
     "image", "source_size", "source_stride", "matrix", "visible", "readable", "reduction",
@@ -118,12 +118,20 @@ def run(
         height=height,
         width=width,
         out_type=_TYPES.index(out.dtype),
+        streams=_streams(out),
         out_stride=(ctypes.c_int64 * 4)(*out.stride()),
         out=out.data_ptr(),
         **{name: array.ctypes.data for name, array in arrays.items()},
     )
     if not library.toque_run(ctypes.byref(one), 0, batch, _LEVELS.index(level)):
         raise MemoryError(f"augment: no memory for a picture of {height} x {width} x {channels}")
+
+
+def _streams(out: torch.Tensor) -> bool:
+    """Whether rows are stored past the caches: aligned rows of a result larger than they are."""
+    step = out.stride()
+    aligned = step[3] == 1 and step[2] % 16 == 0 and step[1] % 16 == 0 and step[0] % 16 == 0
+    return out.dtype == torch.float32 and aligned and out.numel() > 2**20
 
 
 def _of(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
