@@ -298,7 +298,7 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
     int32_t *restrict offset = (int32_t *)(weight + cells);
     double dlow = (double)low, dhigh = (double)high;
 #pragma omp simd
-    for (int64_t i = 0; i < num; i++) {
+    for (int64_t i = 0; i < stride; i++) {
         double c = step * ((double)i + 0.5) + start, from, to;
         if (resample == NEAREST) {
             from = floor(c + 1e-9);
@@ -320,7 +320,7 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
         float *restrict w = weight + k * stride;
         int32_t *restrict o = offset + k * stride;
 #pragma omp simd
-        for (int64_t i = 0; i < num; i++) {
+        for (int64_t i = 0; i < stride; i++) {
             int32_t at_k = first[i] + (int32_t)k;
             double value = filter(resample, ((double)at_k + 0.5 - centre[i]) / stretch);
             value = at_k < end[i] ? value : 0.0;
@@ -331,8 +331,8 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
     }
     taps->low = num;
     taps->high = 0;
-    for (int64_t i = 0; i < num; i++) {
-        int visible = centre[i] > seen[0] && centre[i] < seen[1] && total[i] != 0;
+    for (int64_t i = 0; i < stride; i++) {
+        int visible = i < num && centre[i] > seen[0] && centre[i] < seen[1] && total[i] != 0;
         if (visible && taps->low == num) taps->low = i;
         if (visible) taps->high = i + 1;
         total[i] = visible ? 1 / total[i] : 0;
@@ -340,7 +340,7 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
     for (int64_t k = 0; k < most; k++) {
         float *restrict w = weight + k * stride;
 #pragma omp simd
-        for (int64_t i = 0; i < num; i++) w[i] = (float)(w[i] * total[i]);
+        for (int64_t i = 0; i < stride; i++) w[i] = (float)(w[i] * total[i]);
     }
     taps->num = num;
     taps->most = most;
@@ -369,8 +369,8 @@ typedef struct {
     uint32_t *gathered;
     float *loaded;
     /* shift */
-    int64_t x_low, x_high, u_low; /* columns that show the image, and the first column they show */
-    int x_mirrored;
+    int64_t x_low, x_high; /* columns that show the image */
+    int32_t *column;       /* the offset of the pixel each column shows */
     /* warp */
     float matrix[9];
     int32_t shown[4];
@@ -419,7 +419,7 @@ INLINE int begin_resize(Reader *reader, Scratch *scratch, const double *matrix, 
 INLINE void resample_across(Reader *reader, int64_t v) {
     const Taps *across = &reader->across;
     const Source *source = &reader->source;
-    int64_t num = across->num, stride = reader->stride;
+    int64_t stride = reader->stride, num = stride; /* whole vectors: the tables are padded */
     float *restrict out = reader->ring + v % reader->ring_rows * source->channels * stride;
     if (reader->is_packed) {
         const uint8_t *base = reader->pixels.base + v * reader->pixels.row;
@@ -538,20 +538,23 @@ INLINE int begin_shift(Reader *reader, Scratch *scratch, const double *matrix,
                        const double *visible) {
     const Source *source = &reader->source;
     int64_t low = (int64_t)rint(visible[1]), high = (int64_t)rint(visible[3]);
-    reader->x_mirrored = matrix[0] < 0;
+    reader->is_packed = reader->is_direct = direct_pixels(source, &reader->pixels);
+    reader->gathered = room(scratch, PACKED, (size_t)(reader->stride * 4));
+    reader->column = room(scratch, TAPS_X, (size_t)(reader->stride * 4));
+    reader->loaded = room(scratch, LOADED, (size_t)(padded(source->width) * 4 * source->channels));
+    if (!reader->gathered || !reader->column || !reader->loaded) return 0;
     reader->x_low = reader->width;
     reader->x_high = 0;
-    for (int64_t x = 0; x < reader->width; x++) {
-        int64_t u = shifted(matrix[0], matrix[2], x);
-        if (u < low || u >= high) continue;
-        if (reader->x_low == reader->width) reader->x_low = x;
-        reader->x_high = x + 1;
+    for (int64_t x = 0; x < reader->stride; x++) {
+        int64_t u = bring_inside(shifted(matrix[0], matrix[2], x), low, high,
+                                 reader->pass->padding_mode);
+        int is_inside = u >= 0 && u < source->width && x < reader->width;
+        if (is_inside && reader->x_low == reader->width) reader->x_low = x;
+        if (is_inside) reader->x_high = x + 1;
+        u = u < 0 ? 0 : u < source->width ? u : source->width - 1;
+        reader->column[x] = (int32_t)u * (reader->is_direct ? 3 : 4);
     }
-    int64_t left = shifted(matrix[0], matrix[2], reader->x_mirrored ? reader->x_high - 1 : reader->x_low);
-    reader->u_low = left;
-    reader->loaded =
-        room(scratch, LOADED, (size_t)(padded(source->width) * 4 * source->channels));
-    return reader->loaded != NULL;
+    return 1;
 }
 
 INLINE void shift_row(Reader *reader, const double *matrix, const double *visible, int64_t y,
@@ -561,33 +564,35 @@ INLINE void shift_row(Reader *reader, const double *matrix, const double *visibl
     int64_t stride = reader->stride, low = reader->x_low, high = reader->x_high;
     int64_t v = bring_inside(shifted(matrix[4], matrix[5], y), (int64_t)rint(visible[0]),
                              (int64_t)rint(visible[2]), pass->padding_mode);
-    if (v < 0) {
+    if (v < 0 || v >= source->height || high <= low) {
         fill_columns(pass, into, stride, 0, reader->width);
         return;
     }
-    if (high > low && !reader->x_mirrored) {
-        load_row(source, v, reader->u_low, high - low, into + low, stride);
-    } else if (high > low) {
-        int64_t wide = padded(source->width);
-        load_row(source, v, reader->u_low, high - low, reader->loaded, wide);
-        for (int64_t c = 0; c < source->channels; c++) {
-            const float *restrict from = reader->loaded + c * wide;
-            float *restrict to = into + c * stride + low;
+    if (reader->is_direct) {
+        const uint8_t *base = reader->pixels.base + v * reader->pixels.row;
+        if (v == source->height - 1)
+            gather_near_the_end(&reader->pixels, base, reader->column, reader->gathered, stride);
+        else
+            reader->machine.gather(base, reader->column, reader->gathered, stride,
+                                   reader->pixels.limit);
+        const uint32_t *restrict pixel = reader->gathered;
+        float *restrict red = into, *restrict green = into + stride, *restrict blue = green + stride;
 #pragma omp simd
-            for (int64_t i = 0; i < high - low; i++) to[i] = from[high - low - 1 - i];
+        for (int64_t x = 0; x < stride; x++) {
+            red[x] = (float)(int32_t)(pixel[x] & 255) * (1.0f / 255);
+            green[x] = (float)(int32_t)(pixel[x] >> 8 & 255) * (1.0f / 255);
+            blue[x] = (float)(int32_t)(pixel[x] >> 16 & 255) * (1.0f / 255);
         }
+    } else {
+        int64_t wide = padded(source->width);
+        load_row(source, v, 0, source->width, reader->loaded, wide);
+        for (int64_t c = 0; c < source->channels; c++)
+            reader->machine.gather((const uint8_t *)(reader->loaded + c * wide), reader->column,
+                                   (uint32_t *)(into + c * stride), stride,
+                                   (const uint8_t *)(reader->loaded + (c + 1) * wide));
     }
-    if (pass->padding_mode == CONSTANT) {
-        fill_columns(pass, into, stride, 0, low < reader->width ? low : reader->width);
-        fill_columns(pass, into, stride, high > low ? high : low, reader->width);
-        return;
-    }
-    int64_t first = (int64_t)rint(visible[1]), end = (int64_t)rint(visible[3]);
-    for (int64_t x = 0; x < reader->width; x++) {
-        if (x >= low && x < high) continue;
-        int64_t u = bring_inside(shifted(matrix[0], matrix[2], x), first, end, pass->padding_mode);
-        load_row(source, v, u < 0 ? 0 : u, 1, into + x, stride);
-    }
+    if (low > 0) fill_columns(pass, into, stride, 0, low);
+    if (high < reader->width) fill_columns(pass, into, stride, high, reader->width);
 }
 
 /* -- warp -- */
