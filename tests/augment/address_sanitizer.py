@@ -29,7 +29,7 @@ from pathlib import Path
 from toque.augment.kernels import cpu
 cpu.LIBRARY = Path(sys.argv[1])
 assert cpu.levels(), "the library did not load"
-sys.exit(pytest.main(["-q", "-x", *sys.argv[2:]]))
+sys.exit(pytest.main(["-q", "-x", "-s", *sys.argv[2:]]))
 """
 
 

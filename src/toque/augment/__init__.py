@@ -28,6 +28,14 @@ from toque.augment.crop import (
     Resize,
 )
 from toque.augment.erase import Cutout, RandomErasing
+from toque.augment.filters import (
+    GaussianBlur,
+    GaussianNoise,
+    Lambda,
+    RandomAdjustSharpness,
+    RandomAutocontrast,
+    RandomEqualize,
+)
 from toque.augment.parameters import Parameters
 from toque.augment.presets import preset
 from toque.augment.warp import RandomAffine, RandomPerspective, RandomRotation
@@ -38,11 +46,17 @@ __all__ = [
     "ColorJitter",
     "Compose",
     "Cutout",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Lambda",
     "Normalize",
     "PadTo",
     "Parameters",
+    "RandomAdjustSharpness",
     "RandomAffine",
+    "RandomAutocontrast",
     "RandomCrop",
+    "RandomEqualize",
     "RandomErasing",
     "RandomGrayscale",
     "RandomHorizontalFlip",

@@ -109,7 +109,7 @@ class ColorJitter(Pointwise):
     def check_channels(self, channels: int) -> None:
         _gray_or_rgb("ColorJitter", channels)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         codes, factors = self.operations(draw)
         return ", ".join(
             f"{Operation(code).name.lower()} {factor:+.2f}"
@@ -149,7 +149,7 @@ class RandomGrayscale(Pointwise):
     def check_channels(self, channels: int) -> None:
         _gray_or_rgb("RandomGrayscale", channels)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "gray" if draw["gray"][image] else ""
 
 
@@ -172,7 +172,7 @@ class RandomInvert(Pointwise):
     def operations(self, draw: Draw) -> tuple[Integers, Floats]:
         return _some(draw["invert"], Operation.INVERT, 0.0)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "inverted" if draw["invert"][image] else ""
 
 
@@ -201,7 +201,7 @@ class RandomPosterize(Pointwise):
     def operations(self, draw: Draw) -> tuple[Integers, Floats]:
         return _some(draw["posterize"], Operation.POSTERIZE, float(2**self.bits))
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return f"posterized to {self.bits} bits" if draw["posterize"][image] else ""
 
 
@@ -232,7 +232,7 @@ class RandomSolarize(Pointwise):
     def operations(self, draw: Draw) -> tuple[Integers, Floats]:
         return _some(draw["solarize"], Operation.SOLARIZE, self.threshold / 255)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return f"solarized above {self.threshold:g}" if draw["solarize"][image] else ""
 
 

@@ -267,10 +267,19 @@ def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) ->
         scale, shift = normalize.scale_and_shift(channels)
     rectangles: list[Integers] = [np.empty((num, 0, 4), dtype=np.int64)]
     fills: list[Floats] = []
+    noisy: list[tuple[int, torch.Tensor]] = []
     for number, erasing, num_before in one.erasing:
         boxes = erasing.rectangles(parameters.draws[number], canvas.height, canvas.width)
         rectangles.append(boxes[:, None])
-        value = np.broadcast_to(np.array(erasing.fill, dtype=np.float64), channels)
+        fill = erasing.fill
+        if fill is None:
+            noisy.append((len(fills), parameters.draws[number]["noise"]))
+        elif len(fill) not in (1, channels):
+            raise checks.invalid(
+                type(erasing).__name__, "value", f"1 or {channels} numbers", len(fill),
+                "Give one number, or one per channel.",
+            )  # fmt: skip
+        value = np.broadcast_to(np.array(fill or (0.0,), dtype=np.float64), channels)
         # Erased before Normalize: the fill is normalised with the rest.
         fills.append(value if num_before == len(one.normalize) else value * scale + shift)
     return Resolved(
@@ -281,4 +290,5 @@ def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) ->
         shift.astype(np.float32),
         np.concatenate(rectangles, axis=1),
         np.array(fills, dtype=np.float32).reshape(len(fills), channels),
+        tuple(noisy),
     )

@@ -125,6 +125,13 @@ class RandomResizedCrop(Geometric):
         # An image one pixel thin can round to nothing.
         return np.clip(h, 1, height), np.clip(w, 1, width)
 
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        if size is None:
+            return f"crop of {draw['area'][image, 0]:.0%}"
+        one = {name: values[image : image + 1] for name, values in draw.items()}
+        top, left, height, width = self.box(one, np.array([size[0]]), np.array([size[1]]))[0]
+        return f"crop {left},{top} {width}×{height}"
+
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         box = self.box(draw, canvas.height, canvas.width)
         part = canvas.crop(box[:, 0], box[:, 1], box[:, 2], box[:, 3])
@@ -293,6 +300,10 @@ class RandomCrop(Geometric):
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         return _pair("RandomCrop", "size", self.size)
 
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        across, down = draw["position"][image, 1], draw["position"][image, 0]
+        return f"crop at {across:.0%} across, {down:.0%} down"
+
 
 def _sides(where: str, value: int | Sequence[int] | None) -> tuple[int, int, int, int]:
     numbers = [0] if value is None else [value] if isinstance(value, int) else list(value)
@@ -325,7 +336,7 @@ class RandomHorizontalFlip(Geometric):
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         return canvas.flip(draw["flip"].numpy(), "x")
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "flipped" if draw["flip"][image] else ""
 
 
@@ -349,7 +360,7 @@ class RandomVerticalFlip(Geometric):
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         return canvas.flip(draw["flip"].numpy(), "y")
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "turned over" if draw["flip"][image] else ""
 
 
@@ -372,7 +383,7 @@ class AlternatingFlip(Geometric):
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         return canvas.flip(draw["flip"].numpy(), "x")
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "flipped" if draw["flip"][image] else ""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from toque import checks
+from toque.augment import noise
 from toque.augment.kernels import cpu, reference
 from toque.augment.kernels.resolved import Resolved
 
@@ -51,3 +52,15 @@ def run(
         for number, image in enumerate(images):
             part = slice(number, number + 1)
             reference.run(image[None], resolved[part], out[part])
+    _fill_with_noise(out, resolved)
+
+
+def _fill_with_noise(out: torch.Tensor, resolved: Resolved) -> None:
+    """Rectangles with a number of its own in each value; rare, so the same for all kernels."""
+    for number, seed in resolved.noisy:
+        for image, (top, left, height, width) in enumerate(resolved.rectangles[:, number].tolist()):
+            if height * width:
+                num = out.shape[1] * height * width
+                values = noise.normal(seed[image : image + 1], num, out.device)
+                part = out[image, :, top : top + height, left : left + width]
+                part.copy_(values.view_as(part))

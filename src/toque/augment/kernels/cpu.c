@@ -313,8 +313,14 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
         }
         centre[i] = c;
         total[i] = 0;
-        first[i] = (int32_t)from;
-        end[i] = (int32_t)to;
+        /* Clamped as integers: whatever the coordinate, also no number, nothing leaves the source. */
+        int32_t begin = (int32_t)from, stop = (int32_t)to;
+        begin = begin < (int32_t)low ? (int32_t)low : begin;
+        begin = begin > (int32_t)high ? (int32_t)high : begin;
+        stop = stop < begin ? begin : stop;
+        first[i] = begin;
+        stop = stop > (int32_t)high ? (int32_t)high : stop;
+        end[i] = stop - begin > (int32_t)most ? begin + (int32_t)most : stop;
     }
     for (int64_t k = 0; k < most; k++) {
         float *restrict w = weight + k * stride;
