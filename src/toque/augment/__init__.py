@@ -36,6 +36,7 @@ from toque.augment.filters import (
     RandomAutocontrast,
     RandomEqualize,
 )
+from toque.augment.mix import CutMix, MixUp
 from toque.augment.parameters import Parameters
 from toque.augment.presets import preset
 from toque.augment.warp import RandomAffine, RandomPerspective, RandomRotation
@@ -45,10 +46,12 @@ __all__ = [
     "CenterCrop",
     "ColorJitter",
     "Compose",
+    "CutMix",
     "Cutout",
     "GaussianBlur",
     "GaussianNoise",
     "Lambda",
+    "MixUp",
     "Normalize",
     "PadTo",
     "Parameters",
