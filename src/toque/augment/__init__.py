@@ -39,10 +39,12 @@ from toque.augment.filters import (
 from toque.augment.mix import CutMix, MixUp
 from toque.augment.parameters import Parameters
 from toque.augment.presets import preset
+from toque.augment.targets import Augmented
 from toque.augment.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "AlternatingFlip",
+    "Augmented",
     "CenterCrop",
     "ColorJitter",
     "Compose",

@@ -8,18 +8,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from toque import checks
-from toque.augment import kernels
+from toque.augment import kernels, targets
 from toque.augment.canvas import Canvas, Counts
 from toque.augment.color import Normalize, ToDtype
 from toque.augment.kernels import reference
 from toque.augment.kernels.resolved import Resolved
 from toque.augment.parameters import Parameters
 from toque.augment.plan import Pass, Transform, plan
+from toque.augment.targets import Augmented, Masks
 from toque.augment.transform import Draw, Floats, Geometric, Integers
 from toque.random import Key
 
@@ -109,11 +112,138 @@ class Compose:
                 draws.append(transform.draw(numbers[stream], key))
         return Parameters(len(key), tuple(draws))
 
+    @overload
     def __call__(
         self, images: Images, *, key: Key, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Draw and apply."""
-        return self.apply(images, self.draw(key), out=out)
+    ) -> torch.Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Images,
+        *,
+        key: Key,
+        out: torch.Tensor | None = None,
+        masks: Masks | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        keypoints: Sequence[torch.Tensor] | None = None,
+        ignore_index: int = 255,
+        min_area: float = 0.1,
+    ) -> Augmented: ...
+
+    def __call__(
+        self,
+        images: Images,
+        *,
+        key: Key,
+        out: torch.Tensor | None = None,
+        masks: Masks | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        keypoints: Sequence[torch.Tensor] | None = None,
+        ignore_index: int = 255,
+        min_area: float = 0.1,
+    ) -> torch.Tensor | Augmented:
+        """Draw and apply; with masks, boxes or keypoints, to them as well.
+
+        Args: masks: [B, H, W] or [B, C, H, W], or one for each image
+              boxes: for each image [N, 4], left top right bottom in pixels
+              keypoints: for each image [N, 2], x y in pixels
+              ignore_index: what a mask gets where the result shows nothing of the image
+              min_area: the part of its area that a box must keep
+        Returns: the images, or Augmented where anything else is given
+        """
+        parameters = self.draw(key)
+        if masks is None and boxes is None and keypoints is None:
+            return self.apply(images, parameters, out=out)
+        sizes = _check(images)[0]
+        targets.check_sizes("Compose", sizes, masks, boxes, keypoints)
+        canvases = self.canvases(parameters, sizes)
+        result = self.apply(images, parameters, out=out)
+        if masks is not None:
+            for canvas in canvases:
+                masks = targets.move_masks(masks, canvas, ignore_index)
+            assert isinstance(masks, torch.Tensor)
+        inverse = np.linalg.inv(targets.total_matrix(canvases))
+        height, width = result.shape[2:]
+        kept: list[torch.Tensor] | None = None
+        if boxes is not None:
+            moved = map(targets.move_boxes, boxes, inverse)
+            cut = [targets.clip_boxes(each, height, width, min_area) for each in moved]
+            boxes, kept = [each for each, _ in cut], [which for _, which in cut]
+        if keypoints is not None:
+            keypoints = list(map(targets.move_points, keypoints, inverse))
+        return Augmented(result, masks, boxes, kept, keypoints)
+
+    def canvases(
+        self, parameters: Parameters, sizes: Sequence[tuple[int, int]] | Counts
+    ) -> list[Canvas]:
+        """The geometry of each pass for images of sizes [B, 2] (height, width)."""
+        start = Canvas.of(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
+        result = []
+        for one in self._passes:
+            if one.filter is None:
+                result.append(_place(one, parameters, start))
+                start = Canvas.of(np.stack([result[-1].height, result[-1].width], axis=1))
+            elif one.filter[1].moves_pixels:
+                name = type(one.filter[1]).__name__
+                raise checks.invalid(
+                    "Compose", "masks, boxes and keypoints", f"left out where {name} moves pixels",
+                    name, "Use RandomAffine or RandomRotation, which they follow.",
+                )  # fmt: skip
+        return result or [start]
+
+    def to_source(
+        self,
+        boxes: Sequence[torch.Tensor],
+        parameters: Parameters,
+        sizes: Sequence[tuple[int, int]] | Counts,
+    ) -> list[torch.Tensor]:
+        """Boxes [N, 4] of each result, in pixels of its source image: the geometry inverted."""
+        matrix = targets.total_matrix(self.canvases(parameters, sizes))
+        return list(map(targets.move_boxes, boxes, matrix))
+
+    def decoding_scale(
+        self, parameters: Parameters, sizes: Sequence[tuple[int, int]] | Counts
+    ) -> npt.NDArray[np.float64]:
+        """How many source pixels stand for one of the result, along the axis where they are fewest.
+
+        A decoder may reduce image n by any factor up to this without losing what the result shows;
+        pass the full sizes to `apply` then. At least 1.
+
+        Shape: sizes [B, 2] (height, width) -> [B]
+        """
+        if not self._passes or self._passes[0].filter is not None:
+            return np.ones(len(parameters))
+        first = self.canvases(parameters, sizes)[0]
+        step = np.sqrt((first.matrix[:, :2, :2] ** 2).sum(2)).min(1)
+        scale: npt.NDArray[np.float64] = np.maximum(step, 1.0)
+        return scale
+
+    def describe(
+        self,
+        parameters: Parameters,
+        sizes: Sequence[tuple[int, int]] | Counts | None = None,
+    ) -> list[str]:
+        """What happens to each image, in a line: "crop 31,12 180×164, flipped, hue +0.04".
+
+        Args: sizes: (height, width) of each image; without them crops are given as parts
+        """
+        return [
+            self._describe(parameters[n], None if sizes is None else sizes[n])
+            for n in range(len(parameters))
+        ]
+
+    def _describe(self, one: Parameters, size: Sequence[int] | Counts | None) -> str:
+        canvas = None if size is None else Canvas.of(np.array([size], dtype=np.int64))
+        words = []
+        for transform, draw in zip(self.transforms, one.draws, strict=True):
+            if isinstance(transform, Normalize | ToDtype):
+                continue
+            now = None if canvas is None else (int(canvas.height[0]), int(canvas.width[0]))
+            words.append(transform.describe(draw, 0, now))
+            if canvas is not None and isinstance(transform, Geometric):
+                canvas = transform.place(canvas, draw)
+        return ", ".join(word for word in words if word) or "as it is"
 
     def apply(
         self,
@@ -249,10 +379,15 @@ def _batch(images: Images) -> torch.Tensor:
     return reference.in_unit_range(torch.stack(list(images)))
 
 
-def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> Resolved:
+def _place(one: Pass, parameters: Parameters, start: Canvas) -> Canvas:
     canvas = replace(start, padding=one.outside())
     for number, geometric in one.geometric:
         canvas = geometric.place(canvas, parameters.draws[number])
+    return canvas
+
+
+def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> Resolved:
+    canvas = _place(one, parameters, start)
     num = len(canvas)
     codes = [np.empty((num, 0), dtype=np.int32)]
     factors = [np.empty((num, 0), dtype=np.float32)]

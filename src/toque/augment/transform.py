@@ -92,6 +92,11 @@ class Filter(ABC):
     """Needs a pixel's neighbours or the whole image's statistics: a pass of its own."""
 
     @property
+    def moves_pixels(self) -> bool:
+        """Whether masks, boxes and keypoints would have to follow it, which they cannot."""
+        return False
+
+    @property
     def num_numbers(self) -> int:
         """How many numbers a draw takes for each image."""
         return 0

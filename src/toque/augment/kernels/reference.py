@@ -97,6 +97,21 @@ def _shift(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     return pixels
 
 
+def nearest(
+    canvas: Canvas, axis: int, size: int, source_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The source row (axis 1) or column (axis 0) nearest to each of the result, and whether it is
+    visible: [B, size] each; for canvases that keep the axes."""
+    centre = _centres(canvas, axis, size)
+    if canvas.kind == "shift":
+        return _indices(np.floor(centre), canvas, axis, source_size)
+    low, high = (canvas.readable[:, edge - axis, None] for edge in (1, 3))
+    index = np.clip(np.floor(centre + 1e-9), np.floor(low + 1e-6), np.ceil(high - 1e-6) - 1)
+    shown = canvas.visible[:, [1 - axis, 3 - axis]]
+    visible: npt.NDArray[np.bool_] = np.asarray((centre > shown[:, :1]) & (centre < shown[:, 1:]))
+    return np.clip(index, 0, source_size - 1).astype(np.int64), visible
+
+
 def _indices(
     at: _Doubles, canvas: Canvas, axis: int, size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
