@@ -7,6 +7,7 @@ Names, arguments, defaults and meaning are those of torchvision.transforms.v2 wh
 transform; the guide lists every difference with its size.
 """
 
+from toque.augment.choice import RandomApply, RandomChoice
 from toque.augment.color import (
     ColorJitter,
     Normalize,
@@ -38,13 +39,16 @@ from toque.augment.filters import (
 )
 from toque.augment.mix import CutMix, MixUp
 from toque.augment.parameters import Parameters
+from toque.augment.policy import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 from toque.augment.presets import preset
 from toque.augment.targets import Augmented
 from toque.augment.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "AlternatingFlip",
+    "AugMix",
     "Augmented",
+    "AutoAugment",
     "CenterCrop",
     "ColorJitter",
     "Compose",
@@ -57,9 +61,12 @@ __all__ = [
     "Normalize",
     "PadTo",
     "Parameters",
+    "RandAugment",
     "RandomAdjustSharpness",
     "RandomAffine",
+    "RandomApply",
     "RandomAutocontrast",
+    "RandomChoice",
     "RandomCrop",
     "RandomEqualize",
     "RandomErasing",
@@ -74,5 +81,6 @@ __all__ = [
     "RandomVerticalFlip",
     "Resize",
     "ToDtype",
+    "TrivialAugmentWide",
     "preset",
 ]

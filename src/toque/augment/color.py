@@ -278,17 +278,17 @@ class Normalize:
 
 @dataclass(frozen=True)
 class ToDtype:
-    """The dtype of the result, written as in torchvision; only scale=True has a meaning here."""
+    """The dtype of the result, written as in torchvision, always with scale=True.
 
-    dtype: torch.dtype = torch.float32
-    scale: bool = True
+    Example: >>> ToDtype(torch.float32, scale=True)
+    """
+
+    dtype: torch.dtype
+    scale: bool = False
 
     def __post_init__(self) -> None:
         if not self.scale:
             raise checks.invalid(
-                "ToDtype",
-                "scale",
-                "True",
-                self.scale,
-                "Floats are in 0 .. 1 and uint8 in 0 .. 255.",
-            )
+                "ToDtype", "scale", "True (floats are in 0 .. 1, uint8 in 0 .. 255)", self.scale,
+                "Write ToDtype(dtype, scale=True).",
+            )  # fmt: skip
