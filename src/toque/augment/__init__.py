@@ -41,6 +41,7 @@ from toque.augment.mix import CutMix, MixUp
 from toque.augment.parameters import Parameters
 from toque.augment.policy import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 from toque.augment.presets import preset
+from toque.augment.sheet import contact_sheet
 from toque.augment.targets import Augmented
 from toque.augment.warp import RandomAffine, RandomPerspective, RandomRotation
 
@@ -82,5 +83,6 @@ __all__ = [
     "Resize",
     "ToDtype",
     "TrivialAugmentWide",
+    "contact_sheet",
     "preset",
 ]
