@@ -13,7 +13,7 @@ def test_the_first_column_is_the_original_and_the_others_its_draws():
         [augment.CenterCrop(64), augment.RandomInvert(1.0), augment.Normalize((0.5,), (0.5,))]
     )
     sheet = np.asarray(contact_sheet(pipeline, images, num_draws=2))
-    cell, row = 198, 234
+    cell, row = 198, 246
     assert sheet.shape == (3 * row, 3 * cell, 3)
     for n in range(3):
         assert (sheet[n * row + 60, 60] == 40 * (n + 1)).all()

@@ -24,7 +24,7 @@ def test_it_writes_originals_and_draws(tmp_path):
     assert result.exit_code == 0, result.output
     assert "3 images, 2 draws of each" in result.output and "pass 1" in result.output
     with Image.open(out) as sheet:
-        assert sheet.size == (3 * 198, 3 * 234)
+        assert sheet.size == (3 * 198, 3 * 246)
 
 
 @pytest.mark.parametrize(

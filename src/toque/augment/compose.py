@@ -296,14 +296,15 @@ class Compose:
     def _result_size(self, canvas: Canvas, num_images: int) -> tuple[int, int]:
         if num_images == 0:
             return self.size or (0, 0)
-        sizes = np.unique(np.stack([canvas.height, canvas.width], axis=1), axis=0)
-        if len(sizes) > 1:
+        height, width = canvas.height, canvas.width
+        if not ((height == height[0]).all() and (width == width[0]).all()):
+            sizes = np.unique(np.stack([height, width], axis=1), axis=0)
             raise checks.invalid(
                 "Compose", "images", "of one size after the transforms",
                 " and ".join(f"{h} x {w}" for h, w in sizes[:3]),
                 "Add CenterCrop, RandomCrop or Resize((height, width)).",
             )  # fmt: skip
-        return int(sizes[0, 0]), int(sizes[0, 1])
+        return int(height[0]), int(width[0])
 
     def _target(
         self, out: torch.Tensor | None, shape: tuple[int, ...], device: torch.device

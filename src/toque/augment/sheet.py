@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _CELL_PX = 192
-_LINES = 3
+_LINES = 4
 _LINE_PX = 12
 _GAP_PX = 6
+# The font that Pillow brings along may lack these.
+_PLAIN = str.maketrans({"×": "x", "°": " deg", "→": ">", "…": "..."})
 _MASK_COLORS = ((255, 64, 64), (64, 160, 255), (64, 220, 96), (255, 200, 0), (200, 96, 255))
 
 
@@ -75,8 +77,7 @@ def contact_sheet(
         size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
         sheet.paste(picture.resize(size, filter_), (left, top))
         for line, text in enumerate(textwrap.wrap(words, 34)[:_LINES]):
-            # The font that Pillow brings along knows Latin letters only.
-            plain = text.replace("→", "to").encode("latin-1", "replace").decode("latin-1")
+            plain = text.translate(_PLAIN)
             pen.text((left, top + _CELL_PX + line * _LINE_PX), plain, fill="black")
 
     for row, image in enumerate(images):

@@ -151,6 +151,57 @@ __attribute__((target(AVX512))) static void gather_avx512(const uint8_t *base, c
 }
 #endif
 
+/* Two neighbouring pixels at once: first[i] and second[i] are the 4 bytes at base + offset[i] and at
+ * base + offset[i] + pixel, for pixels of 3 or 4 bytes. Reads 8 bytes. */
+
+typedef void (*GatherPairs)(const uint8_t *base, const int32_t *offset, int64_t pixel,
+                            uint32_t *first, uint32_t *second, int64_t num);
+
+static void gather_pairs_portable(const uint8_t *base, const int32_t *offset, int64_t pixel,
+                                  uint32_t *first, uint32_t *second, int64_t num) {
+    for (int64_t i = 0; i < num; i++) {
+        memcpy(first + i, base + offset[i], 4);
+        memcpy(second + i, base + offset[i] + pixel, 4);
+    }
+}
+
+#ifdef X86
+__attribute__((target("avx2"))) static void gather_pairs_avx2(const uint8_t *base,
+                                                              const int32_t *offset, int64_t pixel,
+                                                              uint32_t *first, uint32_t *second,
+                                                              int64_t num) {
+    const __m256i lower = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    const __m128i bits = _mm_cvtsi32_si128((int)pixel * 8);
+    int64_t i = 0;
+    for (; i + 4 <= num; i += 4) {
+        __m128i at = _mm_loadu_si128((const __m128i *)(offset + i));
+        __m256i pair = _mm256_i32gather_epi64((const long long *)base, at, 1);
+        __m256i next = _mm256_srl_epi64(pair, bits);
+        pair = _mm256_permutevar8x32_epi32(pair, lower);
+        next = _mm256_permutevar8x32_epi32(next, lower);
+        _mm_storeu_si128((__m128i *)(first + i), _mm256_castsi256_si128(pair));
+        _mm_storeu_si128((__m128i *)(second + i), _mm256_castsi256_si128(next));
+    }
+    gather_pairs_portable(base, offset + i, pixel, first + i, second + i, num - i);
+}
+
+__attribute__((target(AVX512))) static void gather_pairs_avx512(const uint8_t *base,
+                                                                const int32_t *offset,
+                                                                int64_t pixel, uint32_t *first,
+                                                                uint32_t *second, int64_t num) {
+    const __m128i bits = _mm_cvtsi32_si128((int)pixel * 8);
+    int64_t i = 0;
+    for (; i + 8 <= num; i += 8) {
+        __m256i at = _mm256_loadu_si256((const __m256i *)(offset + i));
+        __m512i pair = _mm512_i32gather_epi64(at, base, 1);
+        __m512i next = _mm512_srl_epi64(pair, bits);
+        _mm256_storeu_si256((__m256i *)(first + i), _mm512_cvtepi64_epi32(pair));
+        _mm256_storeu_si256((__m256i *)(second + i), _mm512_cvtepi64_epi32(next));
+    }
+    gather_pairs_portable(base, offset + i, pixel, first + i, second + i, num - i);
+}
+#endif
+
 /* ---- The store: num floats to an address that is a multiple of 64, past the caches. ----
  *
  * A batch of results is larger than the caches, and an ordinary store would first read what it is about
@@ -179,6 +230,7 @@ __attribute__((target(AVX512))) static void store_avx512(float *to, const float 
 /* What is written by hand for an instruction set. */
 typedef struct {
     Gather gather;
+    GatherPairs gather_pairs;
     Store store;
 } Machine;
 
@@ -213,6 +265,19 @@ static void gather_near_the_end(const Pixels *pixels, const uint8_t *base, const
             into[i] = pixels->last_pixel;
         else
             memcpy(into + i, base + offset[i], 4);
+    }
+}
+
+/* As gather_pairs where 8 bytes may end beyond the image: byte by byte. */
+static void gather_pairs_near_the_end(const Pixels *pixels, const int32_t *offset, uint32_t *first,
+                                      uint32_t *second, int64_t num) {
+    for (int64_t i = 0; i < num; i++) {
+        const uint8_t *at = pixels->base + offset[i];
+        int64_t left = pixels->limit - at;
+        uint8_t bytes[8] = {0};
+        memcpy(bytes, at, (size_t)(left < 8 ? left : 8));
+        memcpy(first + i, bytes, 4);
+        memcpy(second + i, bytes + pixels->pixel, 4);
     }
 }
 
@@ -603,11 +668,13 @@ INLINE void shift_row(Reader *reader, const double *matrix, const double *visibl
 
 /* -- warp -- */
 
-/* What the taps of a row need; one block of scratch, a row of the result each. */
+/* What a row of a warp needs, an array as long as the row each: where the pair of pixels above and the
+ * pair below begin, and the weights of the four. */
 typedef struct {
-    int32_t *offset[4];
-    float *weight[4];
-    uint32_t *value;
+    int32_t *offset[2];
+    float *weight[2][2];
+    float *covered;
+    uint32_t *first, *second;
 } WarpRow;
 
 INLINE void begin_warp(Reader *reader, const double *matrix, const double *visible) {
@@ -622,22 +689,23 @@ INLINE float within(float value, float low, float high) {
     return value < high ? value : high;
 }
 
-/* Offsets (v * row + u * pixel) and weights of the 4 taps of each pixel of a row; 1 tap for NEAREST.
- * A tap that is not visible has weight 0, and `covered` is what the others add up to. */
-INLINE int warp_taps(const Reader *reader, int64_t y, int32_t row, int32_t pixel, WarpRow *taps,
-                     float *restrict covered) {
+/* Offsets (v * row + u * pixel) and weights for row y of the result. What is not visible has weight 0,
+ * and `covered` is what the weights add up to. A pair never begins in the last column, so that both its
+ * pixels lie in the image: there, and left of the image, the weights move to the other of the two. */
+INLINE void warp_taps(const Reader *reader, int64_t y, int32_t row, int32_t pixel, WarpRow *taps) {
     const float *m = reader->matrix;
     const Source *source = &reader->source;
     float top = (float)reader->shown[0], left = (float)reader->shown[1];
     float bottom = (float)reader->shown[2], right = (float)reader->shown[3];
     float last_v = (float)(source->height - 1), last_u = (float)(source->width - 1);
+    float last_pair = source->width > 1 ? last_u - 1 : 0;
     int nearest = reader->pass->resample == NEAREST;
     float half = nearest ? 0.0f : 0.5f, fraction = nearest ? 0.0f : 1.0f, down = (float)y + 0.5f;
     float u_0 = m[1] * down + m[2], v_0 = m[4] * down + m[5], d_0 = m[7] * down + m[8];
-    int32_t *restrict o00 = taps->offset[0], *restrict o01 = taps->offset[1];
-    int32_t *restrict o10 = taps->offset[2], *restrict o11 = taps->offset[3];
-    float *restrict w00 = taps->weight[0], *restrict w01 = taps->weight[1];
-    float *restrict w10 = taps->weight[2], *restrict w11 = taps->weight[3];
+    int32_t *restrict above = taps->offset[0], *restrict below = taps->offset[1];
+    float *restrict w00 = taps->weight[0][0], *restrict w01 = taps->weight[0][1];
+    float *restrict w10 = taps->weight[1][0], *restrict w11 = taps->weight[1][1];
+    float *restrict covered = taps->covered;
     float *restrict us = w00, *restrict vs = w01; /* coordinates first, weights in their place later */
 #pragma omp simd
     for (int64_t x = 0; x < reader->width; x++) {
@@ -662,76 +730,74 @@ INLINE int warp_taps(const Reader *reader, int64_t y, int32_t row, int32_t pixel
         float wu1 = (u1 >= left) & (u1 < right) ? u_part : 0.0f;
         float wv0 = (v0 >= top) & (v0 < bottom) ? 1 - v_part : 0.0f;
         float wv1 = (v1 >= top) & (v1 < bottom) ? v_part : 0.0f;
-        int32_t left_of = (int32_t)within(u0, 0, last_u) * pixel;
-        int32_t right_of = (int32_t)within(u1, 0, last_u) * pixel;
-        int32_t above = (int32_t)within(v0, 0, last_v) * row;
-        int32_t below = (int32_t)within(v1, 0, last_v) * row;
-        o00[x] = above + left_of;
-        o01[x] = above + right_of;
-        o10[x] = below + left_of;
-        o11[x] = below + right_of;
-        w00[x] = wv0 * wu0;
-        w01[x] = wv0 * wu1;
-        w10[x] = wv1 * wu0;
-        w11[x] = wv1 * wu1;
+        float begin = within(u0, 0, last_pair);
+        float first = u0 == begin ? wu0 : u1 == begin ? wu1 : 0.0f;
+        float second = u0 == begin ? wu1 : u0 == begin + 1 ? wu0 : 0.0f;
+        int32_t column = (int32_t)begin * pixel;
+        above[x] = (int32_t)within(v0, 0, last_v) * row + column;
+        below[x] = (int32_t)within(v1, 0, last_v) * row + column;
+        w00[x] = wv0 * first;
+        w01[x] = wv0 * second;
+        w10[x] = wv1 * first;
+        w11[x] = wv1 * second;
         covered[x] = (wu0 + wu1) * (wv0 + wv1);
     }
-    return nearest ? 1 : 4;
 }
 
 INLINE int warp_row(Reader *reader, Scratch *scratch, int64_t y, float *restrict into) {
     const Pass *pass = reader->pass;
     int64_t width = reader->width, stride = reader->stride, channels = pass->channels;
-    char *at = room(scratch, WARPED, (size_t)(stride * 40));
+    float *at = room(scratch, WARPED, (size_t)(stride * 36));
     if (!at) return 0;
-    WarpRow taps;
-    for (int k = 0; k < 4; k++) {
-        taps.offset[k] = (int32_t *)(at + stride * 4 * k);
-        taps.weight[k] = (float *)(at + stride * 4 * (4 + k));
-    }
-    taps.value = (uint32_t *)(at + stride * 32);
-    float *restrict covered = (float *)(at + stride * 36);
+    WarpRow taps = {{(int32_t *)at, (int32_t *)at + stride},
+                    {{at + 2 * stride, at + 3 * stride}, {at + 4 * stride, at + 5 * stride}},
+                    at + 6 * stride,
+                    (uint32_t *)at + 7 * stride,
+                    (uint32_t *)at + 8 * stride};
     const Pixels *pixels = &reader->pixels;
-    int32_t row = (int32_t)pixels->row, size = (int32_t)pixels->pixel;
-    int num_taps = warp_taps(reader, y, row, size, &taps, covered);
-    if (reader->is_packed) {
-        float *restrict red = into, *restrict green = into + stride, *restrict blue = green + stride;
-        const uint32_t *restrict pixel = taps.value;
-        for (int k = 0; k < num_taps; k++) {
-            const int32_t *restrict offset = taps.offset[k];
-            const float *restrict weight = taps.weight[k];
-            int32_t beyond = 0;
+    warp_taps(reader, y, (int32_t)pixels->row, (int32_t)pixels->pixel, &taps);
+    int num_rows = pass->resample == NEAREST ? 1 : 2;
+    memset(into, 0, (size_t)(channels * stride) * 4);
+    for (int k = 0; k < num_rows; k++) {
+        const int32_t *restrict offset = taps.offset[k];
+        const float *restrict w0 = taps.weight[k][0], *restrict w1 = taps.weight[k][1];
+        if (reader->is_packed) {
+            int64_t last = pixels->limit - pixels->base - 8;
+            int32_t limit = last < INT32_MAX ? (int32_t)last : INT32_MAX, beyond = 0;
 #pragma omp simd reduction(| : beyond)
-            for (int64_t x = 0; x < width; x++) beyond |= offset[x] > pixels->last;
+            for (int64_t x = 0; x < width; x++) beyond |= offset[x] > limit;
             if (beyond)
-                gather_near_the_end(pixels, pixels->base, offset, taps.value, width);
+                gather_pairs_near_the_end(pixels, offset, taps.first, taps.second, width);
             else
-                reader->machine.gather(pixels->base, offset, taps.value, width, pixels->limit);
-            if (k == 0) memset(into, 0, (size_t)(3 * stride) * 4);
+                reader->machine.gather_pairs(pixels->base, offset, pixels->pixel, taps.first,
+                                             taps.second, width);
+            const uint32_t *restrict p0 = taps.first, *restrict p1 = taps.second;
+            float *restrict red = into, *restrict green = into + stride;
+            float *restrict blue = green + stride;
 #pragma omp simd
             for (int64_t x = 0; x < width; x++) {
-                float part = weight[x] * (1.0f / 255);
-                red[x] += part * (float)(int32_t)(pixel[x] & 255);
-                green[x] += part * (float)(int32_t)(pixel[x] >> 8 & 255);
-                blue[x] += part * (float)(int32_t)(pixel[x] >> 16 & 255);
+                float a = w0[x] * (1.0f / 255), b = w1[x] * (1.0f / 255);
+                red[x] += a * (float)(int32_t)(p0[x] & 255) + b * (float)(int32_t)(p1[x] & 255);
+                green[x] += a * (float)(int32_t)(p0[x] >> 8 & 255) +
+                            b * (float)(int32_t)(p1[x] >> 8 & 255);
+                blue[x] += a * (float)(int32_t)(p0[x] >> 16 & 255) +
+                           b * (float)(int32_t)(p1[x] >> 16 & 255);
             }
+            continue;
         }
-    } else {
         for (int64_t c = 0; c < channels; c++) {
             float *restrict plane = into + c * stride;
-            const float *restrict value = (const float *)taps.value;
-            memset(plane, 0, (size_t)stride * 4);
-            for (int k = 0; k < num_taps; k++) {
-                const float *restrict weight = taps.weight[k];
-                reader->machine.gather(pixels->base + c * pixels->row * reader->source.height,
-                               taps.offset[k], taps.value, width, pixels->limit);
+            const float *restrict v0 = (const float *)taps.first;
+            const float *restrict v1 = (const float *)taps.second;
+            reader->machine.gather_pairs(pixels->base + c * pixels->row * reader->source.height,
+                                         offset, 4, taps.first, taps.second, width);
 #pragma omp simd
-                for (int64_t x = 0; x < width; x++) plane[x] += weight[x] * value[x];
-            }
+            for (int64_t x = 0; x < width; x++) plane[x] += w0[x] * v0[x] + w1[x] * v1[x];
         }
     }
     for (int64_t c = 0; c < channels; c++) {
         float fill = pass->padding[c], *restrict plane = into + c * stride;
+        const float *restrict covered = taps.covered;
         if (fill == 0) continue;
 #pragma omp simd
         for (int64_t x = 0; x < width; x++) plane[x] += (1 - covered[x]) * fill;
@@ -743,11 +809,12 @@ INLINE int warp_row(Reader *reader, Scratch *scratch, int64_t y, float *restrict
 INLINE int pack_source(Reader *reader, Scratch *scratch) {
     const Source *source = &reader->source;
     reader->is_packed = source->type == UINT8 && source->channels == 3;
-    if (direct_pixels(source, &reader->pixels)) return 1;
+    if (source->width > 1 && direct_pixels(source, &reader->pixels)) return 1;
     int64_t planes = reader->is_packed ? 1 : source->channels, area = source->width * source->height;
     if (area > INT32_MAX / 4) return 0;
-    char *at = room(scratch, PLANES, (size_t)(planes * area) * 4);
+    char *at = room(scratch, PLANES, (size_t)(planes * area + 1) * 4);
     if (!at) return 0;
+    memset(at + planes * area * 4, 0, 4); /* the second pixel of a pair in an image one pixel wide */
     for (int64_t v = 0; v < source->height; v++) {
         if (reader->is_packed)
             pack_row(source, v, (uint32_t *)at + v * source->width);
@@ -755,7 +822,7 @@ INLINE int pack_source(Reader *reader, Scratch *scratch) {
             load_row(source, v, 0, source->width, (float *)at + v * source->width, area);
     }
     reader->pixels = (Pixels){(const uint8_t *)at, source->width * 4, 4, INT32_MAX, 0,
-                              (const uint8_t *)at + planes * area * 4};
+                              (const uint8_t *)at + (planes * area + 1) * 4};
     return 1;
 }
 
@@ -781,8 +848,9 @@ INLINE int reduce(Reader *reader, Scratch *scratch, const double *reduction, dou
     if (!begin_resize(&smaller, scratch, to_source, BILINEAR, seen, seen)) return 0;
     int64_t channels = reader->source.channels, stride = smaller.stride;
     float *row = room(scratch, ROW, (size_t)(channels * stride) * 4);
-    float *planes = room(scratch, PLANES, (size_t)(channels * size[0] * size[1]) * 4);
+    float *planes = room(scratch, PLANES, (size_t)(channels * size[0] * size[1] + 1) * 4);
     if (!row || !planes) return 0;
+    planes[channels * size[0] * size[1]] = 0; /* as in pack_source */
     for (int64_t y = 0; y < size[0]; y++) {
         resize_row(&smaller, y, row);
         for (int64_t c = 0; c < channels; c++)
@@ -1093,17 +1161,17 @@ INLINE int run_images(const Pass *pass, int64_t first, int64_t last, Machine mac
 
 /* Everything above is inlined into each of these, and so compiled for its instruction set. */
 static int run_portable(const Pass *pass, int64_t first, int64_t last) {
-    return run_images(pass, first, last, (Machine){gather_portable, store_portable});
+    return run_images(pass, first, last, (Machine){gather_portable, gather_pairs_portable, store_portable});
 }
 #ifdef X86
 __attribute__((target("avx2,fma,bmi,bmi2"))) static int run_avx2(const Pass *pass, int64_t first,
                                                                  int64_t last) {
-    int fine = run_images(pass, first, last, (Machine){gather_avx2, store_avx2});
+    int fine = run_images(pass, first, last, (Machine){gather_avx2, gather_pairs_avx2, store_avx2});
     _mm_sfence(); /* stores past the caches become visible to other threads */
     return fine;
 }
 __attribute__((target(AVX512 ",prefer-vector-width=512"))) static int run_avx512(const Pass *pass, int64_t first, int64_t last) {
-    int fine = run_images(pass, first, last, (Machine){gather_avx512, store_avx512});
+    int fine = run_images(pass, first, last, (Machine){gather_avx512, gather_pairs_avx512, store_avx512});
     _mm_sfence(); /* stores past the caches become visible to other threads */
     return fine;
 }
