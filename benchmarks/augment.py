@@ -198,10 +198,12 @@ def albumentationsx(which: str, images: torch.Tensor) -> Contenders:
 
 
 def measure(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds of each call, all contenders in turn in each round, after two rounds of warm-up."""
+    """CPU seconds of each call, all contenders in each round, after two rounds of warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    order = list(contenders.items())
     for turn in range(rounds + 2):
-        for name, call in contenders.items():
+        order.append(order.pop(0))  # each comes after another one in turn, with other caches
+        for name, call in order:
             began = time.process_time()
             call()
             if turn >= 2:

@@ -121,6 +121,9 @@ def test_an_image_gets_the_same_pixels_in_any_batch(transform, channels):
     key = Key(0, 0, range(16))
     whole = pipeline(images, key=key)
     assert whole.shape == (16, channels, 32, 32) and whole.isfinite().all()
+    last = images.contiguous(memory_format=torch.channels_last)
+    plain = augment.Compose([transform])
+    assert torch.equal(plain(last, key=key), plain(images, key=key))
     for n in (0, 5, 15):
         assert torch.equal(pipeline(images[n : n + 1], key=key[n : n + 1])[0], whole[n])
     same = pipeline(images[:1].expand(16, -1, -1, -1), key=key)

@@ -369,7 +369,7 @@ def _canvas_of(images: Images) -> Canvas:
 
 def _batch(images: Images) -> torch.Tensor:
     if isinstance(images, torch.Tensor):
-        return reference.in_unit_range(images)
+        return reference.in_unit_range(images).contiguous()
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
         raise checks.invalid(

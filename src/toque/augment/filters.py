@@ -60,7 +60,7 @@ def equalize(images: torch.Tensor) -> torch.Tensor:
     Source: Pillow's and torchvision's equalize: the last non-empty level does not count
     """
     batch, channels, height, width = images.shape
-    levels = images.mul(255).round().clamp(0, 255).long().view(batch * channels, -1)
+    levels = images.mul(255).round().clamp(0, 255).long().reshape(batch * channels, -1)
     counts = torch.zeros(batch * channels, 256, dtype=torch.long, device=images.device)
     counts.scatter_add_(1, levels, torch.ones_like(levels))
     cumulative = counts.cumsum(1)
