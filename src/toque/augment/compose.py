@@ -18,7 +18,6 @@ from toque import checks
 from toque.augment import kernels, targets
 from toque.augment.canvas import Canvas, Counts
 from toque.augment.color import Normalize, ToDtype
-from toque.augment.kernels import reference
 from toque.augment.kernels.resolved import Resolved
 from toque.augment.parameters import Parameters
 from toque.augment.plan import Pass, Transform, plan
@@ -278,7 +277,7 @@ class Compose:
             if one.filter is not None:
                 at, transform = one.filter
                 transform.check_channels(channels)
-                current = transform.filter(_batch(current), parameters.draws[at])
+                current = transform.filter(_batch(current, self.kernel), parameters.draws[at])
             else:
                 resolved = _resolve(one, parameters, start, channels)
                 height, width = self._result_size(resolved.canvas, len(held))
@@ -367,9 +366,16 @@ def _canvas_of(images: Images) -> Canvas:
     return Canvas.of(_check(images)[0])
 
 
-def _batch(images: Images) -> torch.Tensor:
+def _batch(images: Images, kernel: str) -> torch.Tensor:
+    """What a filter gets: float32 in 0 .. 1, contiguous."""
     if isinstance(images, torch.Tensor):
-        return reference.in_unit_range(images).contiguous()
+        if images.dtype == torch.float32 and images.is_contiguous():
+            return images
+        floats = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        start = Canvas.of(_check(images)[0])
+        resolved = _resolve(Pass(), Parameters(len(images), ()), start, images.shape[1])
+        kernels.run(images, resolved, floats, kernel)
+        return floats
     sizes = {image.shape for image in images}
     if len(sizes) > 1:
         raise checks.invalid(
@@ -377,7 +383,7 @@ def _batch(images: Images) -> torch.Tensor:
             " and ".join(str(list(size)) for size in sorted(sizes)[:3]),
             "Put a crop or Resize((height, width)) before the filter.",
         )  # fmt: skip
-    return reference.in_unit_range(torch.stack(list(images)))
+    return _batch(torch.stack(list(images)), kernel)
 
 
 def _place(one: Pass, parameters: Parameters, start: Canvas) -> Canvas:

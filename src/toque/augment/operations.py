@@ -86,29 +86,29 @@ def perform(
     Shape: images float [B, C, H, W] in 0 .. 1, operation (number in OPERATIONS) and strength [B]
     Args:  translate_px: translations are pixels, else parts of the image
     """
-    images = images.clone()
     names = np.array(OPERATIONS)[operation]
-    _move(images, names, strength, interpolation, fill, translate_px)
-    _color(images, names, strength)
+    out = torch.empty_like(images)
+    _move(images, out, names, strength, interpolation, fill, translate_px)
+    _color(images, out, names, strength)
     for name in ("Sharpness", "AutoContrast", "Equalize"):
         which = np.flatnonzero(names == name)
-        if len(which):
+        if not len(which):
+            continue
+        factor = torch.from_numpy(1 + strength[which])
+        if images.is_cuda:
             chosen = torch.from_numpy(which).to(images.device)
-            part = images[chosen]
-            if name == "Sharpness":
-                part = filters.sharpen(part, torch.from_numpy(1 + strength[which]))
-            else:
-                part = (filters.autocontrast if name == "AutoContrast" else filters.equalize)(part)
-            images.index_copy_(0, chosen, part)
-    return images
+            out.index_copy_(0, chosen, _filtered(name, images[chosen], factor))
+            continue
+        for number, row in enumerate(which.tolist()):  # one after the other stay in the cache
+            some = slice(number, number + 1)
+            out[row : row + 1] = _filtered(name, images[row : row + 1], factor[some])
+    return out
 
 
-def _run_on(images: torch.Tensor, which: Integers, resolved: Resolved) -> None:
-    """A pass over some of the images, in place."""
-    chosen = torch.from_numpy(which).to(images.device)
-    out = torch.empty_like(images[chosen])
-    kernels.run(images[chosen], resolved, out)
-    images.index_copy_(0, chosen, out)
+def _filtered(name: str, images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    if name == "Sharpness":
+        return filters.sharpen(images, factor)
+    return (filters.autocontrast if name == "AutoContrast" else filters.equalize)(images)
 
 
 def _plain(canvas: Canvas, channels: int, codes: Integers, factors: Floats) -> Resolved:
@@ -125,6 +125,7 @@ def _plain(canvas: Canvas, channels: int, codes: Integers, factors: Floats) -> R
 
 def _move(
     images: torch.Tensor,
+    out: torch.Tensor,
     names: npt.NDArray[np.str_],
     strength: Floats,
     interpolation: object,
@@ -161,23 +162,28 @@ def _move(
     canvas = canvas.warp(turned @ sheared, resample, canvas.height, canvas.width)
     canvas = replace(canvas, padding=padding)
     nothing = np.empty((len(which), 0))
-    _run_on(images, which, _plain(canvas, channels, nothing.astype(np.int32), nothing))
+    resolved = _plain(canvas, channels, nothing.astype(np.int32), nothing)
+    kernels.run(images, resolved, out, which=which)
 
 
-def _color(images: torch.Tensor, names: npt.NDArray[np.str_], strength: Floats) -> None:
-    which = np.flatnonzero(np.isin(names, list(_CODES)))
+def _color(
+    images: torch.Tensor, out: torch.Tensor, names: npt.NDArray[np.str_], strength: Floats
+) -> None:
+    """The colour operations; and Identity, which is one without a code."""
+    which = np.flatnonzero(np.isin(names, [*_CODES, "Identity"]))
     if not len(which):
         return
     channels, height, width = images.shape[1:]
     sizes = np.tile(np.array([[height, width]], dtype=np.int64), (len(which), 1))
-    codes = np.array([_CODES[name] for name in names[which]])
+    codes = np.array([_CODES.get(name, Operation.NONE) for name in names[which]])
     amount = strength[which]
     factors = np.select(
         [codes == Operation.POSTERIZE, codes == Operation.SOLARIZE],
         [2.0 ** np.trunc(amount), amount],
         1 + amount,
     )
-    _run_on(images, which, _plain(Canvas.of(sizes), channels, codes[:, None], factors[:, None]))
+    resolved = _plain(Canvas.of(sizes), channels, codes[:, None], factors[:, None])
+    kernels.run(images, resolved, out, which=which)
 
 
 def perform_all(

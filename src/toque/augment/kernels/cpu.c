@@ -36,7 +36,7 @@ typedef struct {
     int64_t channels, source_type, kind, resample, padding_mode;
     int64_t num_operations, num_rectangles;
     int64_t height, width, out_type, streams;
-    int64_t out_stride[4];           /* image, channel, row, pixel: in elements */
+    int64_t out_stride[3];           /* channel, row, pixel: in elements */
     const int64_t *image;            /* B addresses */
     const int64_t *source_size;      /* B x (height, width) */
     const int64_t *source_stride;    /* B x (channel, row, pixel): in bytes */
@@ -50,7 +50,7 @@ typedef struct {
     const float *scale, *shift;      /* C */
     const int64_t *rectangles;       /* B x E x (top, left, height, width) */
     const float *fills;              /* E x C */
-    void *out;
+    const int64_t *out;              /* B addresses */
 } Pass;
 
 typedef struct {
@@ -1020,16 +1020,16 @@ INLINE uint8_t to_uint8(float value) {
 /* Each output type and layout its own loop: the compiler makes vector stores of the plain ones. */
 #define WRITE(TYPE, CONVERT)                                                                        \
     do {                                                                                            \
-        TYPE *to = (TYPE *)pass->out + start;                                                       \
+        TYPE *to = (TYPE *)out + start;                                                       \
         if (step == 1) {                                                                            \
             for (int64_t c = 0; c < channels; c++) {                                                \
-                TYPE *restrict plane = to + c * pass->out_stride[1];                                \
+                TYPE *restrict plane = to + c * pass->out_stride[0];                                \
                 const float *restrict from = row + c * stride;                                      \
                 float scale = pass->scale[c], shift = pass->shift[c];                               \
                 _Pragma("omp simd") for (int64_t x = 0; x < num; x++)                               \
                     plane[x] = CONVERT(from[x] * scale + shift);                                    \
             }                                                                                       \
-        } else if (step == 3 && channels == 3 && pass->out_stride[1] == 1) {                        \
+        } else if (step == 3 && channels == 3 && pass->out_stride[0] == 1) {                        \
             const float *restrict red = row, *restrict green = row + stride;                        \
             const float *restrict blue = green + stride;                                            \
             float scale[3] = {pass->scale[0], pass->scale[1], pass->scale[2]};                      \
@@ -1043,11 +1043,11 @@ INLINE uint8_t to_uint8(float value) {
         } else {                                                                                    \
             for (int64_t c = 0; c < channels; c++)                                                  \
                 for (int64_t x = 0; x < num; x++)                                                   \
-                    to[c * pass->out_stride[1] + x * step] =                                        \
+                    to[c * pass->out_stride[0] + x * step] =                                        \
                         CONVERT(row[c * stride + x] * pass->scale[c] + pass->shift[c]);             \
         }                                                                                           \
         for (int64_t c = 0; c < channels; c++)                                                      \
-            ERASE(TYPE, CONVERT, to[c * pass->out_stride[1] + x * step]);                           \
+            ERASE(TYPE, CONVERT, to[c * pass->out_stride[0] + x * step]);                           \
     } while (0)
 
 #define AS_IT_IS(value) (value)
@@ -1055,16 +1055,17 @@ INLINE uint8_t to_uint8(float value) {
 /* Changes `row`. */
 INLINE void write_row(const Pass *pass, int64_t n, int64_t y, float *row, int64_t stride,
                       Store store) {
-    int64_t num = pass->width, channels = pass->channels, step = pass->out_stride[3];
-    int64_t start = n * pass->out_stride[0] + y * pass->out_stride[2];
-    float *aligned = (float *)pass->out + start;
+    int64_t num = pass->width, channels = pass->channels, step = pass->out_stride[2];
+    int64_t start = y * pass->out_stride[1];
+    void *out = (void *)(intptr_t)pass->out[n];
+    float *aligned = (float *)out + start;
     if (pass->streams && (uintptr_t)aligned % 64 == 0) {
         for (int64_t c = 0; c < channels; c++) {
             float *restrict value = row + c * stride, scale = pass->scale[c], shift = pass->shift[c];
 #pragma omp simd
             for (int64_t x = 0; x < num; x++) value[x] = value[x] * scale + shift;
             ERASE(float, AS_IT_IS, value[x]);
-            store(aligned + c * pass->out_stride[1], value, num);
+            store(aligned + c * pass->out_stride[0], value, num);
         }
     } else if (pass->out_type == FLOAT32)
         WRITE(float, AS_IT_IS);
