@@ -142,7 +142,7 @@ def _streams(out: torch.Tensor) -> bool:
     """Whether rows are stored past the caches: aligned rows of a result larger than they are."""
     step = out.stride()
     aligned = step[3] == 1 and step[2] % 16 == 0 and step[1] % 16 == 0 and step[0] % 16 == 0
-    return out.dtype == torch.float32 and aligned and out.numel() > 2**20
+    return out.dtype == torch.float32 and aligned and out.numel() > 2**22
 
 
 def _of(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
