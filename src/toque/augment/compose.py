@@ -264,6 +264,7 @@ class Compose:
                 "transforms", f"{len(parameters)} and {len(parameters.draws)}",
                 "Draw them with this pipeline and a key of these images.",
             )  # fmt: skip
+        _check_numbers(parameters)
         full = held if sizes is None else np.array(sizes, dtype=np.int64).reshape(-1, 2)
         if len(full) != len(held):
             raise checks.invalid(
@@ -364,6 +365,17 @@ def _check(images: Images) -> tuple[Counts, int, torch.device]:
 
 def _canvas_of(images: Images) -> Canvas:
     return Canvas.of(_check(images)[0])
+
+
+def _check_numbers(parameters: Parameters) -> None:
+    """Raises ValueError for parameters that are no numbers; they lie on the CPU, so it is cheap."""
+    for draw in parameters.draws:
+        for name, values in draw.items():
+            if values.is_floating_point() and not np.isfinite(values.numpy().sum()):
+                raise checks.invalid(
+                    "Compose.apply", f"parameters {name}", "finite", "NaN or infinity",
+                    "Draw them again with pipeline.draw(key).",
+                )  # fmt: skip
 
 
 def _batch(images: Images, kernel: str) -> torch.Tensor:
