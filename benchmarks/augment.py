@@ -299,7 +299,7 @@ def main() -> None:
             )
             append(
                 "Augmentation on the CPU",
-                f"{which}: CPU-us per image, median of {options.rounds}, one thread, {', '.join(found)}: {rows}",
+                f"{which}: CPU-us per image, median of {options.rounds}, one thread, load {os.getloadavg()[0]:.1f}, {', '.join(found)}: {rows}",
             )
 
 
