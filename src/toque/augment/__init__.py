@@ -18,16 +18,7 @@ from toque.augment.color import (
     ToDtype,
 )
 from toque.augment.compose import Compose
-from toque.augment.crop import (
-    AlternatingFlip,
-    CenterCrop,
-    PadTo,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    RandomVerticalFlip,
-    Resize,
-)
+from toque.augment.crop import CenterCrop, PadTo, RandomCrop, RandomResizedCrop, Resize
 from toque.augment.erase import Cutout, RandomErasing
 from toque.augment.filters import (
     GaussianBlur,
@@ -37,6 +28,7 @@ from toque.augment.filters import (
     RandomAutocontrast,
     RandomEqualize,
 )
+from toque.augment.flip import AlternatingFlip, RandomHorizontalFlip, RandomVerticalFlip
 from toque.augment.mix import CutMix, MixUp
 from toque.augment.parameters import Parameters
 from toque.augment.policy import AugMix, AutoAugment, RandAugment, TrivialAugmentWide

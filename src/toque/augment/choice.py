@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.augment.crop import probability
+from toque.augment.flip import probability
 from toque.augment.plan import Transform
 from toque.augment.transform import Draw, Filter, Floats, Geometric, Integers, Pointwise
 from toque.random import Key

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.augment.crop import probability
+from toque.augment.flip import probability
 from toque.augment.transform import Draw, Floats, Integers, Pointwise
 from toque.random import Key
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import overload
 
 import numpy as np
@@ -18,15 +17,20 @@ from toque import checks
 from toque.augment import kernels, targets
 from toque.augment.canvas import Canvas, Counts
 from toque.augment.color import Normalize, ToDtype
-from toque.augment.kernels.resolved import Resolved
 from toque.augment.parameters import Parameters
-from toque.augment.plan import Pass, Transform, plan
+from toque.augment.plan import Transform, plan
+from toque.augment.resolve import (
+    Images,
+    as_floats,
+    canvas_of,
+    check_images,
+    check_parameters,
+    place,
+    resolve,
+)
 from toque.augment.targets import Augmented, Masks
-from toque.augment.transform import Draw, Floats, Geometric, Integers
+from toque.augment.transform import Draw, Geometric
 from toque.random import Key
-
-Images = torch.Tensor | Sequence[torch.Tensor]
-"""A batch [B, C, H, W], or one [C, H, W] for each image; uint8 in 0 .. 255 or float in 0 .. 1."""
 
 _OUTPUTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
@@ -154,7 +158,7 @@ class Compose:
         parameters = self.draw(key)
         if masks is None and boxes is None and keypoints is None:
             return self.apply(images, parameters, out=out)
-        sizes = _check(images)[0]
+        sizes = check_images(images)[0]
         targets.check_sizes("Compose", sizes, masks, boxes, keypoints)
         canvases = self.canvases(parameters, sizes)
         result = self.apply(images, parameters, out=out)
@@ -181,7 +185,7 @@ class Compose:
         result = []
         for one in self._passes:
             if one.filter is None:
-                result.append(_place(one, parameters, start))
+                result.append(place(one, parameters, start))
                 start = Canvas.of(np.stack([result[-1].height, result[-1].width], axis=1))
             elif one.filter[1].moves_pixels:
                 name = type(one.filter[1]).__name__
@@ -257,14 +261,14 @@ class Compose:
               sizes: (height, width) of each image before a decoder reduced it; the draws are
               resolved against these, and the crops fall on fractions of the reduced pixels
         """
-        held, channels, device = _check(images)
+        held, channels, device = check_images(images)
         if len(parameters) != len(held) or len(parameters.draws) != len(self.transforms):
             raise checks.invalid(
                 "Compose.apply", "parameters", f"for {len(held)} images and {len(self.transforms)} "
                 "transforms", f"{len(parameters)} and {len(parameters.draws)}",
                 "Draw them with this pipeline and a key of these images.",
             )  # fmt: skip
-        _check_numbers(parameters)
+        check_parameters(parameters)
         full = held if sizes is None else np.array(sizes, dtype=np.int64).reshape(-1, 2)
         if len(full) != len(held):
             raise checks.invalid(
@@ -278,9 +282,9 @@ class Compose:
             if one.filter is not None:
                 at, transform = one.filter
                 transform.check_channels(channels)
-                current = transform.filter(_batch(current, self.kernel), parameters.draws[at])
+                current = transform.filter(as_floats(current, self.kernel), parameters.draws[at])
             else:
-                resolved = _resolve(one, parameters, start, channels)
+                resolved = resolve(one, parameters, start, channels)
                 height, width = self._result_size(resolved.canvas, len(held))
                 shape = (len(held), channels, height, width)
                 if last:
@@ -289,7 +293,7 @@ class Compose:
                     target = torch.empty(shape, dtype=torch.float32, device=device)
                 kernels.run(current, resolved, target, self.kernel)
                 current = target
-            start = _canvas_of(current)
+            start = canvas_of(current)
         assert isinstance(current, torch.Tensor)
         return current
 
@@ -318,131 +322,3 @@ class Compose:
                 f"{list(out.shape)} {out.dtype} on {out.device}", "Leave it out to have it made.",
             )  # fmt: skip
         return out
-
-
-def _check(images: Images) -> tuple[Counts, int, torch.device]:
-    """Sizes [B, 2], channels and device, checked by shape and dtype alone."""
-    listed = [images] if isinstance(images, torch.Tensor) else list(images)
-    rank = 4 if isinstance(images, torch.Tensor) else 3
-    for image in listed:
-        if not isinstance(image, torch.Tensor):
-            raise checks.invalid_type(
-                "Compose", "images", "tensors", type(image).__name__,
-                "Use torch.from_numpy(array).permute(2, 0, 1) for an array [H, W, C].",
-            )  # fmt: skip
-        if image.ndim != rank:
-            rule = "[B, C, H, W], or a list of [C, H, W]"
-            raise checks.invalid(
-                "Compose", "images", rule, list(image.shape),
-                "Add the missing dimension with [None]." if image.ndim < rank else "Flatten it.",
-            )  # fmt: skip
-        if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-            raise checks.invalid_type(
-                "Compose", "images", "uint8 in 0 .. 255 or float in 0 .. 1", image.dtype,
-                "Convert them with images.to(torch.uint8) or images / 255.",
-            )  # fmt: skip
-        if 0 in image.shape[-2:] or image.shape[-3] == 0:
-            raise checks.invalid(
-                "Compose", "images", "of at least one pixel", list(image.shape), "Leave it out."
-            )
-        first = listed[0]
-        if (image.shape[-3], image.dtype, image.device) != (
-            first.shape[-3], first.dtype, first.device
-        ):  # fmt: skip
-            raise checks.invalid(
-                "Compose", "images", "alike in channels, dtype and device",
-                f"{image.shape[-3]} {image.dtype} {image.device} and {first.shape[-3]} "
-                f"{first.dtype} {first.device}", "Convert them to one kind first.",
-            )  # fmt: skip
-    if isinstance(images, torch.Tensor):
-        sizes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
-        return sizes, images.shape[1], images.device
-    if not listed:
-        return np.empty((0, 2), dtype=np.int64), 3, torch.device("cpu")
-    sizes = np.array([image.shape[1:] for image in listed], dtype=np.int64)
-    return sizes, listed[0].shape[0], listed[0].device
-
-
-def _canvas_of(images: Images) -> Canvas:
-    return Canvas.of(_check(images)[0])
-
-
-def _check_numbers(parameters: Parameters) -> None:
-    """Raises ValueError for parameters that are no numbers; they lie on the CPU, so it is cheap."""
-    for draw in parameters.draws:
-        for name, values in draw.items():
-            if values.is_floating_point() and not np.isfinite(values.numpy().sum()):
-                raise checks.invalid(
-                    "Compose.apply", f"parameters {name}", "finite", "NaN or infinity",
-                    "Draw them again with pipeline.draw(key).",
-                )  # fmt: skip
-
-
-def _batch(images: Images, kernel: str) -> torch.Tensor:
-    """What a filter gets: float32 in 0 .. 1, contiguous."""
-    if isinstance(images, torch.Tensor):
-        if images.dtype == torch.float32 and images.is_contiguous():
-            return images
-        floats = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        start = Canvas.of(_check(images)[0])
-        resolved = _resolve(Pass(), Parameters(len(images), ()), start, images.shape[1])
-        kernels.run(images, resolved, floats, kernel)
-        return floats
-    sizes = {image.shape for image in images}
-    if len(sizes) > 1:
-        raise checks.invalid(
-            "Compose", "images", "of one size where a filter runs",
-            " and ".join(str(list(size)) for size in sorted(sizes)[:3]),
-            "Put a crop or Resize((height, width)) before the filter.",
-        )  # fmt: skip
-    return _batch(torch.stack(list(images)), kernel)
-
-
-def _place(one: Pass, parameters: Parameters, start: Canvas) -> Canvas:
-    canvas = replace(start, padding=one.outside())
-    for number, geometric in one.geometric:
-        canvas = geometric.place(canvas, parameters.draws[number])
-    return canvas
-
-
-def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> Resolved:
-    canvas = _place(one, parameters, start)
-    num = len(canvas)
-    codes = [np.empty((num, 0), dtype=np.int32)]
-    factors = [np.empty((num, 0), dtype=np.float32)]
-    for number, pointwise in one.pointwise:
-        pointwise.check_channels(channels)
-        code, factor = pointwise.operations(parameters.draws[number])
-        codes.append(code.astype(np.int32, copy=False))
-        factors.append(factor.astype(np.float32))
-    scale: Floats = np.ones(channels)
-    shift: Floats = np.zeros(channels)
-    for normalize in one.normalize:
-        scale, shift = normalize.scale_and_shift(channels)
-    rectangles: list[Integers] = [np.empty((num, 0, 4), dtype=np.int64)]
-    fills: list[Floats] = []
-    noisy: list[tuple[int, torch.Tensor]] = []
-    for number, erasing, num_before in one.erasing:
-        boxes = erasing.rectangles(parameters.draws[number], canvas.height, canvas.width)
-        rectangles.append(boxes[:, None])
-        fill = erasing.fill
-        if fill is None:
-            noisy.append((len(fills), parameters.draws[number]["noise"]))
-        elif len(fill) not in (1, channels):
-            raise checks.invalid(
-                type(erasing).__name__, "value", f"1 or {channels} numbers", len(fill),
-                "Give one number, or one per channel.",
-            )  # fmt: skip
-        value = np.broadcast_to(np.array(fill or (0.0,), dtype=np.float64), channels)
-        # Erased before Normalize: the fill is normalised with the rest.
-        fills.append(value if num_before == len(one.normalize) else value * scale + shift)
-    return Resolved(
-        canvas,
-        np.concatenate(codes, axis=1),
-        np.concatenate(factors, axis=1),
-        scale.astype(np.float32),
-        shift.astype(np.float32),
-        np.concatenate(rectangles, axis=1),
-        np.array(fills, dtype=np.float32).reshape(len(fills), channels),
-        tuple(noisy),
-    )

@@ -14,7 +14,7 @@ import torch
 
 from toque import checks
 from toque.augment import noise
-from toque.augment.crop import probability
+from toque.augment.flip import probability
 from toque.augment.transform import Draw, Erasing, Floats, Integers
 from toque.random import Key
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from toque import checks
 from toque.augment import noise
-from toque.augment.crop import probability
+from toque.augment.flip import probability
 from toque.augment.transform import Draw, Filter, Floats
 from toque.random import Key
 

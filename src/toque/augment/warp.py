@@ -15,7 +15,7 @@ import torch
 from toque import checks
 from toque.augment import canvas as canvases
 from toque.augment.canvas import Canvas, Counts, Kind, Matrices, Padding
-from toque.augment.crop import probability
+from toque.augment.flip import probability
 from toque.augment.transform import Draw, Floats, Geometric
 from toque.random import Key
 
