@@ -105,6 +105,12 @@ def test_noise_passes_a_test_of_its_distribution():
         assert abs(float(row.mean())) < 4 / np.sqrt(1e5) and abs(fourth - 3) < 4 * np.sqrt(96 / 1e5)
 
 
+def test_every_bit_of_a_seed_counts():
+    seeds = torch.tensor([0, *(1 << bit for bit in range(48))])
+    numbers = noise.normal(seeds, 8, torch.device("cpu"))
+    assert len({row.numpy().tobytes() for row in numbers}) == 49
+
+
 def test_erasing_with_noise():
     images = torch.full((6, 3, 40, 40), 128, dtype=torch.uint8)
     steps = [augment.Normalize((0.5,), (0.5,)), augment.RandomErasing(1.0, value="random")]
