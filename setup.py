@@ -12,6 +12,7 @@ from setuptools.command.build_ext import build_ext
 FLAGS = [
     "-std=gnu11",
     "-O3",
+    "-g0",
     # Loops marked "omp simd" may be reordered; nothing of OpenMP is linked.
     "-fopenmp-simd",
     # What the compiler must know to vectorise comparisons and roundings. Not -ffast-math: linked

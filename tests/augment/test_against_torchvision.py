@@ -219,6 +219,8 @@ def test_random_erasing_before_and_after_normalize(first):
         steps = [erase, normalized] if first else [normalized, erase]
         expected = steps[1](steps[0](unit(image)))
         assert (result[n] - expected).abs().max() < 5 * LEVEL
+    edges = np.array([(top, left, 37 - top - h, 53 - left - w) for top, left, h, w in boxes])
+    assert edges.min() >= 0  # whole rectangles inside the picture
     area = np.array([h * w for _, _, h, w in boxes]) / (37 * 53)
     assert area.min() > 0.01 and area.max() < 0.35
 

@@ -206,6 +206,12 @@ def test_the_validation_preset_draws_nothing():
     assert torch.equal(first, second)
 
 
+def without_numbers():
+    parameters = full().draw(Key(0, 0, range(5)))
+    parameters.draws[0]["area"][2] = float("nan")
+    return parameters
+
+
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
@@ -215,6 +221,7 @@ def test_the_validation_preset_draws_nothing():
         (lambda: full()(pictures().numpy(), key=Key(0, 0, range(5))), TypeError, "tensors"),
         (lambda: full()(pictures()[:, :, :0], key=Key(0, 0, range(5))), ValueError, "one pixel"),
         (lambda: full()(pictures(), key=Key(0, 0, [0])), ValueError, "for 5 images"),
+        (lambda: full().apply(pictures(), without_numbers()), ValueError, "area must be finite"),
         (
             lambda: SHIFT.apply(pictures(), full().draw(Key(0, 0, range(5)))),
             ValueError,

@@ -7,6 +7,7 @@ Names, arguments, defaults and meaning are those of torchvision.transforms.v2 wh
 transform; the guide lists every difference with its size.
 """
 
+from toque.augment.choice import RandomApply, RandomChoice
 from toque.augment.color import (
     ColorJitter,
     Normalize,
@@ -17,32 +18,50 @@ from toque.augment.color import (
     ToDtype,
 )
 from toque.augment.compose import Compose
-from toque.augment.crop import (
-    AlternatingFlip,
-    CenterCrop,
-    PadTo,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    RandomVerticalFlip,
-    Resize,
-)
+from toque.augment.crop import CenterCrop, PadTo, RandomCrop, RandomResizedCrop, Resize
 from toque.augment.erase import Cutout, RandomErasing
+from toque.augment.filters import (
+    GaussianBlur,
+    GaussianNoise,
+    Lambda,
+    RandomAdjustSharpness,
+    RandomAutocontrast,
+    RandomEqualize,
+)
+from toque.augment.flip import AlternatingFlip, RandomHorizontalFlip, RandomVerticalFlip
+from toque.augment.mix import CutMix, MixUp
 from toque.augment.parameters import Parameters
+from toque.augment.policy import AugMix, AutoAugment, RandAugment, TrivialAugmentWide
 from toque.augment.presets import preset
+from toque.augment.sheet import contact_sheet
+from toque.augment.targets import Augmented
 from toque.augment.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "AlternatingFlip",
+    "AugMix",
+    "Augmented",
+    "AutoAugment",
     "CenterCrop",
     "ColorJitter",
     "Compose",
+    "CutMix",
     "Cutout",
+    "GaussianBlur",
+    "GaussianNoise",
+    "Lambda",
+    "MixUp",
     "Normalize",
     "PadTo",
     "Parameters",
+    "RandAugment",
+    "RandomAdjustSharpness",
     "RandomAffine",
+    "RandomApply",
+    "RandomAutocontrast",
+    "RandomChoice",
     "RandomCrop",
+    "RandomEqualize",
     "RandomErasing",
     "RandomGrayscale",
     "RandomHorizontalFlip",
@@ -55,5 +74,7 @@ __all__ = [
     "RandomVerticalFlip",
     "Resize",
     "ToDtype",
+    "TrivialAugmentWide",
+    "contact_sheet",
     "preset",
 ]

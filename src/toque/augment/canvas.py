@@ -72,8 +72,8 @@ class Canvas:
     Args:    height, width: int64 [B], the size so far
              matrix: float64 [B, 3, 3], picture -> source
              visible: float64 [B, 4], top left bottom right in the source; padding stands outside
-             readable: float64 [B, 4], what a resize may read: a crop that is resized does not look
-             beyond its edges, a resize that is cropped does
+             readable: float64 [B, 4], what a resize may read (a crop that is resized does not look
+             beyond its edges, a resize that is cropped does) and what padding continues
              kind: the least general way of reading that serves
              resample: the interpolation of a resize or warp
              padding: what stands outside, None where nothing looks there
@@ -141,9 +141,11 @@ class Canvas:
 
     def pad(self, left: Counts, top: Counts, right: Counts, bottom: Counts) -> Canvas:
         """Add columns and rows around the picture."""
-        return self._moved(
+        grown = self._moved(
             _translation(-left, -top), self.height + top + bottom, self.width + left + right
         )
+        # What a mirrored border is a mirror of, also after a crop of the padded picture.
+        return replace(grown, readable=self.visible) if self.kind == "shift" else grown
 
     def resize(self, height: Counts, width: Counts, resample: Interpolation) -> Canvas:
         """Stretch the picture to a size."""

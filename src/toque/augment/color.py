@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.augment.crop import probability
+from toque.augment.flip import probability
 from toque.augment.transform import Draw, Floats, Integers, Pointwise
 from toque.random import Key
 
@@ -109,7 +109,7 @@ class ColorJitter(Pointwise):
     def check_channels(self, channels: int) -> None:
         _gray_or_rgb("ColorJitter", channels)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         codes, factors = self.operations(draw)
         return ", ".join(
             f"{Operation(code).name.lower()} {factor:+.2f}"
@@ -149,7 +149,7 @@ class RandomGrayscale(Pointwise):
     def check_channels(self, channels: int) -> None:
         _gray_or_rgb("RandomGrayscale", channels)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "gray" if draw["gray"][image] else ""
 
 
@@ -172,7 +172,7 @@ class RandomInvert(Pointwise):
     def operations(self, draw: Draw) -> tuple[Integers, Floats]:
         return _some(draw["invert"], Operation.INVERT, 0.0)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "inverted" if draw["invert"][image] else ""
 
 
@@ -201,7 +201,7 @@ class RandomPosterize(Pointwise):
     def operations(self, draw: Draw) -> tuple[Integers, Floats]:
         return _some(draw["posterize"], Operation.POSTERIZE, float(2**self.bits))
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return f"posterized to {self.bits} bits" if draw["posterize"][image] else ""
 
 
@@ -232,7 +232,7 @@ class RandomSolarize(Pointwise):
     def operations(self, draw: Draw) -> tuple[Integers, Floats]:
         return _some(draw["solarize"], Operation.SOLARIZE, self.threshold / 255)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return f"solarized above {self.threshold:g}" if draw["solarize"][image] else ""
 
 
@@ -278,17 +278,17 @@ class Normalize:
 
 @dataclass(frozen=True)
 class ToDtype:
-    """The dtype of the result, written as in torchvision; only scale=True has a meaning here."""
+    """The dtype of the result, written as in torchvision, always with scale=True.
 
-    dtype: torch.dtype = torch.float32
-    scale: bool = True
+    Example: >>> ToDtype(torch.float32, scale=True)
+    """
+
+    dtype: torch.dtype
+    scale: bool = False
 
     def __post_init__(self) -> None:
         if not self.scale:
             raise checks.invalid(
-                "ToDtype",
-                "scale",
-                "True",
-                self.scale,
-                "Floats are in 0 .. 1 and uint8 in 0 .. 255.",
-            )
+                "ToDtype", "scale", "True (floats are in 0 .. 1, uint8 in 0 .. 255)", self.scale,
+                "Write ToDtype(dtype, scale=True).",
+            )  # fmt: skip

@@ -7,24 +7,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from toque import checks
-from toque.augment import kernels
+from toque.augment import kernels, targets
 from toque.augment.canvas import Canvas, Counts
 from toque.augment.color import Normalize, ToDtype
-from toque.augment.kernels import reference
-from toque.augment.kernels.resolved import Resolved
 from toque.augment.parameters import Parameters
-from toque.augment.plan import Pass, Transform, plan
-from toque.augment.transform import Draw, Floats, Geometric, Integers
+from toque.augment.plan import Transform, plan
+from toque.augment.resolve import (
+    Images,
+    as_floats,
+    canvas_of,
+    check_images,
+    check_parameters,
+    place,
+    resolve,
+)
+from toque.augment.targets import Augmented, Masks
+from toque.augment.transform import Draw, Geometric
 from toque.random import Key
-
-Images = torch.Tensor | Sequence[torch.Tensor]
-"""A batch [B, C, H, W], or one [C, H, W] for each image; uint8 in 0 .. 255 or float in 0 .. 1."""
 
 _OUTPUTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
 
@@ -109,11 +115,138 @@ class Compose:
                 draws.append(transform.draw(numbers[stream], key))
         return Parameters(len(key), tuple(draws))
 
+    @overload
     def __call__(
         self, images: Images, *, key: Key, out: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Draw and apply."""
-        return self.apply(images, self.draw(key), out=out)
+    ) -> torch.Tensor: ...
+
+    @overload
+    def __call__(
+        self,
+        images: Images,
+        *,
+        key: Key,
+        out: torch.Tensor | None = None,
+        masks: Masks | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        keypoints: Sequence[torch.Tensor] | None = None,
+        ignore_index: int = 255,
+        min_area: float = 0.1,
+    ) -> Augmented: ...
+
+    def __call__(
+        self,
+        images: Images,
+        *,
+        key: Key,
+        out: torch.Tensor | None = None,
+        masks: Masks | None = None,
+        boxes: Sequence[torch.Tensor] | None = None,
+        keypoints: Sequence[torch.Tensor] | None = None,
+        ignore_index: int = 255,
+        min_area: float = 0.1,
+    ) -> torch.Tensor | Augmented:
+        """Draw and apply; with masks, boxes or keypoints, to them as well.
+
+        Args: masks: [B, H, W] or [B, C, H, W], or one for each image
+              boxes: for each image [N, 4], left top right bottom in pixels
+              keypoints: for each image [N, 2], x y in pixels
+              ignore_index: what a mask gets where the result shows nothing of the image
+              min_area: the part of its area that a box must keep
+        Returns: the images, or Augmented where anything else is given
+        """
+        parameters = self.draw(key)
+        if masks is None and boxes is None and keypoints is None:
+            return self.apply(images, parameters, out=out)
+        sizes = check_images(images)[0]
+        targets.check_sizes("Compose", sizes, masks, boxes, keypoints)
+        canvases = self.canvases(parameters, sizes)
+        result = self.apply(images, parameters, out=out)
+        if masks is not None:
+            for canvas in canvases:
+                masks = targets.move_masks(masks, canvas, ignore_index)
+            assert isinstance(masks, torch.Tensor)
+        inverse = np.linalg.inv(targets.total_matrix(canvases))
+        height, width = result.shape[2:]
+        kept: list[torch.Tensor] | None = None
+        if boxes is not None:
+            moved = map(targets.move_boxes, boxes, inverse)
+            cut = [targets.clip_boxes(each, height, width, min_area) for each in moved]
+            boxes, kept = [each for each, _ in cut], [which for _, which in cut]
+        if keypoints is not None:
+            keypoints = list(map(targets.move_points, keypoints, inverse))
+        return Augmented(result, masks, boxes, kept, keypoints)
+
+    def canvases(
+        self, parameters: Parameters, sizes: Sequence[tuple[int, int]] | Counts
+    ) -> list[Canvas]:
+        """The geometry of each pass for images of sizes [B, 2] (height, width)."""
+        start = Canvas.of(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
+        result = []
+        for one in self._passes:
+            if one.filter is None:
+                result.append(place(one, parameters, start))
+                start = Canvas.of(np.stack([result[-1].height, result[-1].width], axis=1))
+            elif one.filter[1].moves_pixels:
+                name = type(one.filter[1]).__name__
+                raise checks.invalid(
+                    "Compose", "masks, boxes and keypoints", f"left out where {name} moves pixels",
+                    name, "Use RandomAffine or RandomRotation, which they follow.",
+                )  # fmt: skip
+        return result or [start]
+
+    def to_source(
+        self,
+        boxes: Sequence[torch.Tensor],
+        parameters: Parameters,
+        sizes: Sequence[tuple[int, int]] | Counts,
+    ) -> list[torch.Tensor]:
+        """Boxes [N, 4] of each result, in pixels of its source image: the geometry inverted."""
+        matrix = targets.total_matrix(self.canvases(parameters, sizes))
+        return list(map(targets.move_boxes, boxes, matrix))
+
+    def decoding_scale(
+        self, parameters: Parameters, sizes: Sequence[tuple[int, int]] | Counts
+    ) -> npt.NDArray[np.float64]:
+        """How many source pixels stand for one of the result, along the axis where they are fewest.
+
+        A decoder may reduce image n by any factor up to this without losing what the result shows;
+        pass the full sizes to `apply` then. At least 1.
+
+        Shape: sizes [B, 2] (height, width) -> [B]
+        """
+        if not self._passes or self._passes[0].filter is not None:
+            return np.ones(len(parameters))
+        first = self.canvases(parameters, sizes)[0]
+        step = np.sqrt((first.matrix[:, :2, :2] ** 2).sum(2)).min(1)
+        scale: npt.NDArray[np.float64] = np.maximum(step, 1.0)
+        return scale
+
+    def describe(
+        self,
+        parameters: Parameters,
+        sizes: Sequence[tuple[int, int]] | Counts | None = None,
+    ) -> list[str]:
+        """What happens to each image, in a line: "crop 31,12 180×164, flipped, hue +0.04".
+
+        Args: sizes: (height, width) of each image; without them crops are given as parts
+        """
+        return [
+            self._describe(parameters[n], None if sizes is None else sizes[n])
+            for n in range(len(parameters))
+        ]
+
+    def _describe(self, one: Parameters, size: Sequence[int] | Counts | None) -> str:
+        canvas = None if size is None else Canvas.of(np.array([size], dtype=np.int64))
+        words = []
+        for transform, draw in zip(self.transforms, one.draws, strict=True):
+            if isinstance(transform, Normalize | ToDtype):
+                continue
+            now = None if canvas is None else (int(canvas.height[0]), int(canvas.width[0]))
+            words.append(transform.describe(draw, 0, now))
+            if canvas is not None and isinstance(transform, Geometric):
+                canvas = transform.place(canvas, draw)
+        return ", ".join(word for word in words if word) or "as it is"
 
     def apply(
         self,
@@ -128,13 +261,14 @@ class Compose:
               sizes: (height, width) of each image before a decoder reduced it; the draws are
               resolved against these, and the crops fall on fractions of the reduced pixels
         """
-        held, channels, device = _check(images)
+        held, channels, device = check_images(images)
         if len(parameters) != len(held) or len(parameters.draws) != len(self.transforms):
             raise checks.invalid(
                 "Compose.apply", "parameters", f"for {len(held)} images and {len(self.transforms)} "
                 "transforms", f"{len(parameters)} and {len(parameters.draws)}",
                 "Draw them with this pipeline and a key of these images.",
             )  # fmt: skip
+        check_parameters(parameters)
         full = held if sizes is None else np.array(sizes, dtype=np.int64).reshape(-1, 2)
         if len(full) != len(held):
             raise checks.invalid(
@@ -148,9 +282,9 @@ class Compose:
             if one.filter is not None:
                 at, transform = one.filter
                 transform.check_channels(channels)
-                current = transform.filter(_batch(current), parameters.draws[at])
+                current = transform.filter(as_floats(current, self.kernel), parameters.draws[at])
             else:
-                resolved = _resolve(one, parameters, start, channels)
+                resolved = resolve(one, parameters, start, channels)
                 height, width = self._result_size(resolved.canvas, len(held))
                 shape = (len(held), channels, height, width)
                 if last:
@@ -159,21 +293,22 @@ class Compose:
                     target = torch.empty(shape, dtype=torch.float32, device=device)
                 kernels.run(current, resolved, target, self.kernel)
                 current = target
-            start = _canvas_of(current)
+            start = canvas_of(current)
         assert isinstance(current, torch.Tensor)
         return current
 
     def _result_size(self, canvas: Canvas, num_images: int) -> tuple[int, int]:
         if num_images == 0:
             return self.size or (0, 0)
-        sizes = np.unique(np.stack([canvas.height, canvas.width], axis=1), axis=0)
-        if len(sizes) > 1:
+        height, width = canvas.height, canvas.width
+        if not ((height == height[0]).all() and (width == width[0]).all()):
+            sizes = np.unique(np.stack([height, width], axis=1), axis=0)
             raise checks.invalid(
                 "Compose", "images", "of one size after the transforms",
                 " and ".join(f"{h} x {w}" for h, w in sizes[:3]),
                 "Add CenterCrop, RandomCrop or Resize((height, width)).",
             )  # fmt: skip
-        return int(sizes[0, 0]), int(sizes[0, 1])
+        return int(height[0]), int(width[0])
 
     def _target(
         self, out: torch.Tensor | None, shape: tuple[int, ...], device: torch.device
@@ -187,98 +322,3 @@ class Compose:
                 f"{list(out.shape)} {out.dtype} on {out.device}", "Leave it out to have it made.",
             )  # fmt: skip
         return out
-
-
-def _check(images: Images) -> tuple[Counts, int, torch.device]:
-    """Sizes [B, 2], channels and device, checked by shape and dtype alone."""
-    listed = [images] if isinstance(images, torch.Tensor) else list(images)
-    rank = 4 if isinstance(images, torch.Tensor) else 3
-    for image in listed:
-        if not isinstance(image, torch.Tensor):
-            raise checks.invalid_type(
-                "Compose", "images", "tensors", type(image).__name__,
-                "Use torch.from_numpy(array).permute(2, 0, 1) for an array [H, W, C].",
-            )  # fmt: skip
-        if image.ndim != rank:
-            rule = "[B, C, H, W], or a list of [C, H, W]"
-            raise checks.invalid(
-                "Compose", "images", rule, list(image.shape),
-                "Add the missing dimension with [None]." if image.ndim < rank else "Flatten it.",
-            )  # fmt: skip
-        if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-            raise checks.invalid_type(
-                "Compose", "images", "uint8 in 0 .. 255 or float in 0 .. 1", image.dtype,
-                "Convert them with images.to(torch.uint8) or images / 255.",
-            )  # fmt: skip
-        if 0 in image.shape[-2:] or image.shape[-3] == 0:
-            raise checks.invalid(
-                "Compose", "images", "of at least one pixel", list(image.shape), "Leave it out."
-            )
-        first = listed[0]
-        if (image.shape[-3], image.dtype, image.device) != (
-            first.shape[-3], first.dtype, first.device
-        ):  # fmt: skip
-            raise checks.invalid(
-                "Compose", "images", "alike in channels, dtype and device",
-                f"{image.shape[-3]} {image.dtype} {image.device} and {first.shape[-3]} "
-                f"{first.dtype} {first.device}", "Convert them to one kind first.",
-            )  # fmt: skip
-    if isinstance(images, torch.Tensor):
-        sizes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
-        return sizes, images.shape[1], images.device
-    if not listed:
-        return np.empty((0, 2), dtype=np.int64), 3, torch.device("cpu")
-    sizes = np.array([image.shape[1:] for image in listed], dtype=np.int64)
-    return sizes, listed[0].shape[0], listed[0].device
-
-
-def _canvas_of(images: Images) -> Canvas:
-    return Canvas.of(_check(images)[0])
-
-
-def _batch(images: Images) -> torch.Tensor:
-    if isinstance(images, torch.Tensor):
-        return reference.in_unit_range(images)
-    sizes = {image.shape for image in images}
-    if len(sizes) > 1:
-        raise checks.invalid(
-            "Compose", "images", "of one size where a filter runs",
-            " and ".join(str(list(size)) for size in sorted(sizes)[:3]),
-            "Put a crop or Resize((height, width)) before the filter.",
-        )  # fmt: skip
-    return reference.in_unit_range(torch.stack(list(images)))
-
-
-def _resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> Resolved:
-    canvas = replace(start, padding=one.outside())
-    for number, geometric in one.geometric:
-        canvas = geometric.place(canvas, parameters.draws[number])
-    num = len(canvas)
-    codes = [np.empty((num, 0), dtype=np.int32)]
-    factors = [np.empty((num, 0), dtype=np.float32)]
-    for number, pointwise in one.pointwise:
-        pointwise.check_channels(channels)
-        code, factor = pointwise.operations(parameters.draws[number])
-        codes.append(code.astype(np.int32, copy=False))
-        factors.append(factor.astype(np.float32))
-    scale: Floats = np.ones(channels)
-    shift: Floats = np.zeros(channels)
-    for normalize in one.normalize:
-        scale, shift = normalize.scale_and_shift(channels)
-    rectangles: list[Integers] = [np.empty((num, 0, 4), dtype=np.int64)]
-    fills: list[Floats] = []
-    for number, erasing, num_before in one.erasing:
-        boxes = erasing.rectangles(parameters.draws[number], canvas.height, canvas.width)
-        rectangles.append(boxes[:, None])
-        value = np.broadcast_to(np.array(erasing.fill, dtype=np.float64), channels)
-        # Erased before Normalize: the fill is normalised with the rest.
-        fills.append(value if num_before == len(one.normalize) else value * scale + shift)
-    return Resolved(
-        canvas,
-        np.concatenate(codes, axis=1),
-        np.concatenate(factors, axis=1),
-        scale.astype(np.float32),
-        shift.astype(np.float32),
-        np.concatenate(rectangles, axis=1),
-        np.array(fills, dtype=np.float32).reshape(len(fills), channels),
-    )

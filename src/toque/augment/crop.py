@@ -44,14 +44,6 @@ def _range(where: str, argument: str, value: Sequence[float]) -> tuple[float, fl
     return numbers[0], numbers[1]
 
 
-def probability(where: str, p: float) -> None:
-    """Raises ValueError unless p lies in [0, 1]."""
-    if not 0 <= p <= 1:
-        raise checks.invalid(
-            where, "p", "a probability in [0, 1]", p, "Give 0.5 for half the images."
-        )
-
-
 def _all(canvas: Canvas, value: int) -> Counts:
     return np.full(len(canvas), value, dtype=np.int64)
 
@@ -124,6 +116,13 @@ class RandomResizedCrop(Geometric):
         w = np.where(ratio > widest, np.rint(height * widest).astype(np.int64), width)
         # An image one pixel thin can round to nothing.
         return np.clip(h, 1, height), np.clip(w, 1, width)
+
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        if size is None:
+            return f"crop of {draw['area'][image, 0]:.0%}"
+        one = {name: values[image : image + 1] for name, values in draw.items()}
+        top, left, height, width = self.box(one, np.array([size[0]]), np.array([size[1]]))[0]
+        return f"crop {left},{top} {width}×{height}"
 
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         box = self.box(draw, canvas.height, canvas.width)
@@ -293,6 +292,10 @@ class RandomCrop(Geometric):
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         return _pair("RandomCrop", "size", self.size)
 
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        across, down = draw["position"][image, 1], draw["position"][image, 0]
+        return f"crop at {across:.0%} across, {down:.0%} down"
+
 
 def _sides(where: str, value: int | Sequence[int] | None) -> tuple[int, int, int, int]:
     numbers = [0] if value is None else [value] if isinstance(value, int) else list(value)
@@ -303,77 +306,6 @@ def _sides(where: str, value: int | Sequence[int] | None) -> tuple[int, int, int
         )  # fmt: skip
     left, top = numbers[0], numbers[1 % len(numbers)]
     return left, top, numbers[2 % len(numbers)], numbers[3 % len(numbers)]
-
-
-@dataclass(frozen=True)
-class RandomHorizontalFlip(Geometric):
-    """Left and right exchanged, with probability p."""
-
-    p: float = 0.5
-    is_flip: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        probability("RandomHorizontalFlip", self.p)
-
-    @property
-    def num_numbers(self) -> int:
-        return 1
-
-    def draw(self, numbers: Floats, key: Key) -> Draw:
-        return {"flip": torch.from_numpy(numbers[:, 0] < self.p)}
-
-    def place(self, canvas: Canvas, draw: Draw) -> Canvas:
-        return canvas.flip(draw["flip"].numpy(), "x")
-
-    def describe(self, draw: Draw, image: int) -> str:
-        return "flipped" if draw["flip"][image] else ""
-
-
-@dataclass(frozen=True)
-class RandomVerticalFlip(Geometric):
-    """Top and bottom exchanged, with probability p."""
-
-    p: float = 0.5
-    is_flip: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        probability("RandomVerticalFlip", self.p)
-
-    @property
-    def num_numbers(self) -> int:
-        return 1
-
-    def draw(self, numbers: Floats, key: Key) -> Draw:
-        return {"flip": torch.from_numpy(numbers[:, 0] < self.p)}
-
-    def place(self, canvas: Canvas, draw: Draw) -> Canvas:
-        return canvas.flip(draw["flip"].numpy(), "y")
-
-    def describe(self, draw: Draw, image: int) -> str:
-        return "turned over" if draw["flip"][image] else ""
-
-
-@dataclass(frozen=True)
-class AlternatingFlip(Geometric):
-    """Left and right exchanged for a random half of the images, and for the other half next epoch.
-
-    Each image is seen both ways in any two epochs that follow each other, which training for few
-    epochs gains from.
-
-    Source:  Jordan 2024, "94% on CIFAR-10 in 3.29 seconds", arXiv:2404.00498, section 3.6
-    """
-
-    is_flip: ClassVar[bool] = True
-
-    def draw(self, numbers: Floats, key: Key) -> Draw:
-        first = Key(key.seed, 0, key.indices).bits("alternating flip")[:, 0] & 1
-        return {"flip": torch.from_numpy((first.astype(np.int64) + key.epoch) % 2 == 1)}
-
-    def place(self, canvas: Canvas, draw: Draw) -> Canvas:
-        return canvas.flip(draw["flip"].numpy(), "x")
-
-    def describe(self, draw: Draw, image: int) -> str:
-        return "flipped" if draw["flip"][image] else ""
 
 
 @dataclass(frozen=True)

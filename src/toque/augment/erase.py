@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.augment.crop import probability
+from toque.augment import noise
+from toque.augment.flip import probability
 from toque.augment.transform import Draw, Erasing, Floats, Integers
 from toque.random import Key
 
@@ -75,7 +76,7 @@ class RandomErasing(Erasing):
             "erase": torch.from_numpy(drawn[:, 2 * _TRIES + 2] < self.p),
         }
         if self.value == "random":
-            result["noise"] = noise_seed(drawn[:, -2:])
+            result["noise"] = noise.seeds(torch.from_numpy(drawn[:, -2:].copy()))
         return result
 
     def rectangles(self, draw: Draw, height: Integers, width: Integers) -> Integers:
@@ -93,7 +94,7 @@ class RandomErasing(Erasing):
         left = (place[:, 1] * (width - w + 1)).astype(np.int64)
         return np.stack([top, left, h, w], axis=1)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "erased" if draw["erase"][image] else ""
 
 
@@ -141,15 +142,9 @@ class Cutout(Erasing):
         tall, wide = np.where(erased, bottom - top, 0), np.where(erased, right - left, 0)
         return np.stack([top, left, tall, wide], axis=1)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "cut out" if draw["erase"][image] else ""
 
 
 def _values(value: float | Sequence[float]) -> tuple[float, ...]:
     return tuple(value) if isinstance(value, Sequence) else (float(value),)
-
-
-def noise_seed(numbers: Floats) -> torch.Tensor:
-    """Two numbers in [0, 1) per image -> one seed of 48 bits: int64 [B]."""
-    words = (numbers.astype(np.float64) * 2.0**24).astype(np.int64)
-    return torch.from_numpy(words[:, 0] * 2**24 + words[:, 1])

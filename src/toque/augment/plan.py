@@ -62,7 +62,7 @@ class Pass:
                 return False
             if transform.kind == "resize":  # it would blend the border into the picture
                 return False
-            if held.mode != "constant" and transform.kind != "shift":
+            if held.mode != "constant" and (transform.kind != "shift" or wanted is not None):
                 return False
         return (
             wanted is None or wanted.mode == "constant" or self.kind() == transform.kind == "shift"
@@ -101,16 +101,16 @@ class Pass:
 
 def plan(transforms: Sequence[Transform]) -> list[Pass]:
     """The fewest passes that do the transforms in their order; at least one."""
-    passes = [Pass()]
+    passes: list[Pass] = []
     for number, transform in enumerate(transforms):
         if not isinstance(transform, Transform):
             raise checks.invalid_type(
                 "Compose", f"transforms[{number}]", "a transform of toque.augment",
                 type(transform).__name__, "Wrap a function of tensors in augment.Lambda.",
             )  # fmt: skip
-        if not passes[-1].takes(transform):
+        if not passes or not passes[-1].takes(transform):
             passes.append(Pass())
         passes[-1].add(number, transform)
-    if passes[-1].filter is not None:
+    if not passes or passes[-1].filter is not None:
         passes.append(Pass())  # casts to the dtype and layout of the result
     return passes

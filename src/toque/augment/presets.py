@@ -9,14 +9,9 @@ import torch
 from toque import checks
 from toque.augment.color import ColorJitter, Normalize
 from toque.augment.compose import Compose
-from toque.augment.crop import (
-    CenterCrop,
-    RandomCrop,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    Resize,
-)
+from toque.augment.crop import CenterCrop, RandomCrop, RandomResizedCrop, Resize
 from toque.augment.erase import Cutout, RandomErasing
+from toque.augment.flip import RandomHorizontalFlip
 from toque.augment.plan import Transform
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

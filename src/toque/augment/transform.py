@@ -54,8 +54,8 @@ class Geometric(ABC):
         """Height and width after this transform, or None when they depend on the image."""
         return size
 
-    def describe(self, draw: Draw, image: int) -> str:
-        """What was drawn for one image, in a few words; empty when nothing was."""
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        """What was drawn for an image, in a few words; more is known when its size is."""
         return ""
 
 
@@ -83,13 +83,18 @@ class Pointwise(ABC):
     def check_channels(self, channels: int) -> None:  # noqa: B027 (most have nothing to check)
         """Raises ValueError for a number of channels this transform has no meaning for."""
 
-    def describe(self, draw: Draw, image: int) -> str:
-        """What was drawn for one image, in a few words; empty when nothing was."""
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        """What was drawn for an image, in a few words; more is known when its size is."""
         return ""
 
 
 class Filter(ABC):
     """Needs a pixel's neighbours or the whole image's statistics: a pass of its own."""
+
+    @property
+    def moves_pixels(self) -> bool:
+        """Whether masks, boxes and keypoints would have to follow it, which they cannot."""
+        return False
 
     @property
     def num_numbers(self) -> int:
@@ -107,8 +112,8 @@ class Filter(ABC):
     def check_channels(self, channels: int) -> None:  # noqa: B027 (most have nothing to check)
         """Raises ValueError for a number of channels this transform has no meaning for."""
 
-    def describe(self, draw: Draw, image: int) -> str:
-        """What was drawn for one image, in a few words; empty when nothing was."""
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        """What was drawn for an image, in a few words; more is known when its size is."""
         return ""
 
 
@@ -133,6 +138,6 @@ class Erasing(ABC):
     def rectangles(self, draw: Draw, height: Integers, width: Integers) -> Integers:
         """Top, left, height, width of the rectangle in pictures of those sizes: [B, 4]."""
 
-    def describe(self, draw: Draw, image: int) -> str:
-        """What was drawn for one image, in a few words; empty when nothing was."""
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        """What was drawn for an image, in a few words; more is known when its size is."""
         return ""

@@ -15,7 +15,7 @@ import torch
 from toque import checks
 from toque.augment import canvas as canvases
 from toque.augment.canvas import Canvas, Counts, Kind, Matrices, Padding
-from toque.augment.crop import probability
+from toque.augment.flip import probability
 from toque.augment.transform import Draw, Floats, Geometric
 from toque.random import Key
 
@@ -118,7 +118,7 @@ class RandomRotation(Geometric):
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         return None if self.expand else size
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return f"turned {draw['degrees'][image]:+.1f}°"
 
 
@@ -219,7 +219,7 @@ class RandomAffine(Geometric):
         resample = canvases.interpolation("RandomAffine", self.interpolation)
         return canvas.warp(step, resample, canvas.height, canvas.width)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         x, y = draw["translate"][image].tolist()
         return (
             f"turned {-draw['degrees'][image]:+.1f}°, moved {x:+.0%} {y:+.0%}, "
@@ -304,7 +304,7 @@ class RandomPerspective(Geometric):
         resample = canvases.interpolation("RandomPerspective", self.interpolation)
         return canvas.warp(step, resample, canvas.height, canvas.width)
 
-    def describe(self, draw: Draw, image: int) -> str:
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "in perspective" if draw["warped"][image] else ""
 
 

@@ -35,8 +35,8 @@ enum { NONE, BRIGHTNESS, CONTRAST, SATURATION, HUE, GRAYSCALE, INVERT, POSTERIZE
 typedef struct {
     int64_t channels, source_type, kind, resample, padding_mode;
     int64_t num_operations, num_rectangles;
-    int64_t height, width, out_type;
-    int64_t out_stride[4];           /* image, channel, row, pixel: in elements */
+    int64_t height, width, out_type, streams;
+    int64_t out_stride[3];           /* channel, row, pixel: in elements */
     const int64_t *image;            /* B addresses */
     const int64_t *source_size;      /* B x (height, width) */
     const int64_t *source_stride;    /* B x (channel, row, pixel): in bytes */
@@ -50,7 +50,7 @@ typedef struct {
     const float *scale, *shift;      /* C */
     const int64_t *rectangles;       /* B x E x (top, left, height, width) */
     const float *fills;              /* E x C */
-    void *out;
+    const int64_t *out;              /* B addresses */
 } Pass;
 
 typedef struct {
@@ -81,36 +81,158 @@ static void *room(Scratch *scratch, int which, size_t bytes) {
 /* Row buffers are planar, each channel padded to a multiple of 16 floats. */
 INLINE int64_t padded(int64_t n) { return (n + 15) & ~(int64_t)15; }
 
-/* ---- The gather: into[i] = the 4 bytes at base + offset[i], for offsets <= last. ---- */
+/* ---- The gather: into[i] = the 4 bytes at base + offset[i]. ----
+ *
+ * Offsets of a resize ascend or descend, and neighbours are close: up to 16 of them lie in one vector,
+ * which is loaded once and shuffled. That is several times faster than the machine's own gather, which
+ * serves where they lie too far apart or a whole vector would end beyond `limit`. */
 
-typedef void (*Gather)(const uint8_t *base, const int32_t *offset, uint32_t *into, int64_t num);
+typedef void (*Gather)(const uint8_t *base, const int32_t *offset, uint32_t *into, int64_t num,
+                       const uint8_t *limit);
 
-static void gather_portable(const uint8_t *base, const int32_t *offset, uint32_t *into, int64_t num) {
+static void gather_portable(const uint8_t *base, const int32_t *offset, uint32_t *into, int64_t num,
+                            const uint8_t *limit) {
+    (void)limit;
     for (int64_t i = 0; i < num; i++) memcpy(into + i, base + offset[i], 4);
 }
 
 #ifdef X86
 __attribute__((target("avx2"))) static void gather_avx2(const uint8_t *base, const int32_t *offset,
-                                                        uint32_t *into, int64_t num) {
+                                                        uint32_t *into, int64_t num,
+                                                        const uint8_t *limit) {
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 0, 0, 0,
+                                            0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    const __m256i bytes = _mm256_set1_epi32(0x03020100);
+    int64_t i = 0;
+    for (; i + 8 <= num; i += 8) {
+        __m256i at = _mm256_loadu_si256((const __m256i *)(offset + i)), pixels;
+        int32_t low = offset[i] < offset[i + 3] ? offset[i] : offset[i + 3];
+        int32_t high = offset[i + 4] < offset[i + 7] ? offset[i + 4] : offset[i + 7];
+        __m256i start = _mm256_set_m128i(_mm_set1_epi32(high), _mm_set1_epi32(low));
+        __m256i from_start = _mm256_sub_epi32(at, start);
+        int far = _mm256_movemask_epi8(_mm256_cmpgt_epi32(from_start, _mm256_set1_epi32(12))) |
+                  _mm256_movemask_epi8(_mm256_cmpgt_epi32(_mm256_setzero_si256(), from_start));
+        if (!far && base + low + 16 <= limit && base + high + 16 <= limit) {
+            __m256i loaded =
+                _mm256_set_m128i(_mm_loadu_si128((const __m128i *)(base + high)),
+                                 _mm_loadu_si128((const __m128i *)(base + low)));
+            __m256i order = _mm256_add_epi8(_mm256_shuffle_epi8(from_start, spread), bytes);
+            pixels = _mm256_shuffle_epi8(loaded, order);
+        } else {
+            pixels = _mm256_i32gather_epi32((const int *)base, at, 1);
+        }
+        _mm256_storeu_si256((__m256i *)(into + i), pixels);
+    }
+    gather_portable(base, offset + i, into + i, num - i, limit);
+}
+
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,bmi,bmi2"
+__attribute__((target(AVX512))) static void gather_avx512(const uint8_t *base, const int32_t *offset,
+                                                          uint32_t *into, int64_t num,
+                                                          const uint8_t *limit) {
+    const __m512i spread = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    const __m512i bytes = _mm512_set1_epi32(0x03020100);
+    int64_t i = 0;
+    for (; i + 16 <= num; i += 16) {
+        __m512i at = _mm512_loadu_si512(offset + i), pixels;
+        int32_t low = offset[i] < offset[i + 15] ? offset[i] : offset[i + 15];
+        __m512i from_start = _mm512_sub_epi32(at, _mm512_set1_epi32(low));
+        if (!_mm512_cmpgt_epu32_mask(from_start, _mm512_set1_epi32(60)) &&
+            base + low + 64 <= limit) {
+            __m512i order = _mm512_add_epi8(_mm512_shuffle_epi8(from_start, spread), bytes);
+            pixels = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(base + low));
+        } else {
+            pixels = _mm512_i32gather_epi32(at, base, 1);
+        }
+        _mm512_storeu_si512(into + i, pixels);
+    }
+    gather_portable(base, offset + i, into + i, num - i, limit);
+}
+#endif
+
+/* Two neighbouring pixels at once: first[i] and second[i] are the 4 bytes at base + offset[i] and at
+ * base + offset[i] + pixel, for pixels of 3 or 4 bytes. Reads 8 bytes. */
+
+typedef void (*GatherPairs)(const uint8_t *base, const int32_t *offset, int64_t pixel,
+                            uint32_t *first, uint32_t *second, int64_t num);
+
+static void gather_pairs_portable(const uint8_t *base, const int32_t *offset, int64_t pixel,
+                                  uint32_t *first, uint32_t *second, int64_t num) {
+    for (int64_t i = 0; i < num; i++) {
+        memcpy(first + i, base + offset[i], 4);
+        memcpy(second + i, base + offset[i] + pixel, 4);
+    }
+}
+
+#ifdef X86
+__attribute__((target("avx2"))) static void gather_pairs_avx2(const uint8_t *base,
+                                                              const int32_t *offset, int64_t pixel,
+                                                              uint32_t *first, uint32_t *second,
+                                                              int64_t num) {
+    const __m256i lower = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    const __m128i bits = _mm_cvtsi32_si128((int)pixel * 8);
+    int64_t i = 0;
+    for (; i + 4 <= num; i += 4) {
+        __m128i at = _mm_loadu_si128((const __m128i *)(offset + i));
+        __m256i pair = _mm256_i32gather_epi64((const long long *)base, at, 1);
+        __m256i next = _mm256_srl_epi64(pair, bits);
+        pair = _mm256_permutevar8x32_epi32(pair, lower);
+        next = _mm256_permutevar8x32_epi32(next, lower);
+        _mm_storeu_si128((__m128i *)(first + i), _mm256_castsi256_si128(pair));
+        _mm_storeu_si128((__m128i *)(second + i), _mm256_castsi256_si128(next));
+    }
+    gather_pairs_portable(base, offset + i, pixel, first + i, second + i, num - i);
+}
+
+__attribute__((target(AVX512))) static void gather_pairs_avx512(const uint8_t *base,
+                                                                const int32_t *offset,
+                                                                int64_t pixel, uint32_t *first,
+                                                                uint32_t *second, int64_t num) {
+    const __m128i bits = _mm_cvtsi32_si128((int)pixel * 8);
     int64_t i = 0;
     for (; i + 8 <= num; i += 8) {
         __m256i at = _mm256_loadu_si256((const __m256i *)(offset + i));
-        _mm256_storeu_si256((__m256i *)(into + i), _mm256_i32gather_epi32((const int *)base, at, 1));
+        __m512i pair = _mm512_i32gather_epi64(at, base, 1);
+        __m512i next = _mm512_srl_epi64(pair, bits);
+        _mm256_storeu_si256((__m256i *)(first + i), _mm512_cvtepi64_epi32(pair));
+        _mm256_storeu_si256((__m256i *)(second + i), _mm512_cvtepi64_epi32(next));
     }
-    gather_portable(base, offset + i, into + i, num - i);
-}
-
-__attribute__((target("avx512f"))) static void gather_avx512(const uint8_t *base,
-                                                             const int32_t *offset, uint32_t *into,
-                                                             int64_t num) {
-    int64_t i = 0;
-    for (; i + 16 <= num; i += 16) {
-        __m512i at = _mm512_loadu_si512(offset + i);
-        _mm512_storeu_si512(into + i, _mm512_i32gather_epi32(at, base, 1));
-    }
-    gather_portable(base, offset + i, into + i, num - i);
+    gather_pairs_portable(base, offset + i, pixel, first + i, second + i, num - i);
 }
 #endif
+
+/* ---- The store: num floats to an address that is a multiple of 64, past the caches. ----
+ *
+ * A batch of results is larger than the caches, and an ordinary store would first read what it is about
+ * to overwrite. */
+
+typedef void (*Store)(float *to, const float *from, int64_t num);
+
+static void store_portable(float *to, const float *from, int64_t num) {
+    memcpy(to, from, (size_t)num * 4);
+}
+
+#ifdef X86
+__attribute__((target("avx2"))) static void store_avx2(float *to, const float *from, int64_t num) {
+    int64_t i = 0;
+    for (; i + 8 <= num; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+    memcpy(to + i, from + i, (size_t)(num - i) * 4);
+}
+
+__attribute__((target(AVX512))) static void store_avx512(float *to, const float *from, int64_t num) {
+    int64_t i = 0;
+    for (; i + 16 <= num; i += 16) _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
+    memcpy(to + i, from + i, (size_t)(num - i) * 4);
+}
+#endif
+
+/* What is written by hand for an instruction set. */
+typedef struct {
+    Gather gather;
+    GatherPairs gather_pairs;
+    Store store;
+} Machine;
 
 /* Pixels of 3 or 4 bytes, red lowest, read 4 bytes at a time. The 4 bytes of the last 3-byte pixel would
  * end outside the image: an offset above `last` stands for that pixel, whose value is kept here. */
@@ -119,6 +241,7 @@ typedef struct {
     int64_t row, pixel; /* strides in bytes */
     int32_t last;
     uint32_t last_pixel;
+    const uint8_t *limit; /* one past the last byte that may be read */
 } Pixels;
 
 /* Whether a source can be read like that where it lies. */
@@ -129,7 +252,8 @@ INLINE int direct_pixels(const Source *source, Pixels *pixels) {
         return 0;
     const uint8_t *pixel = source->base + end - 3;
     *pixels = (Pixels){source->base, source->row, 3, (int32_t)(end - 4),
-                       (uint32_t)pixel[0] | (uint32_t)pixel[1] << 8 | (uint32_t)pixel[2] << 16};
+                       (uint32_t)pixel[0] | (uint32_t)pixel[1] << 8 | (uint32_t)pixel[2] << 16,
+                       source->base + end};
     return 1;
 }
 
@@ -141,6 +265,19 @@ static void gather_near_the_end(const Pixels *pixels, const uint8_t *base, const
             into[i] = pixels->last_pixel;
         else
             memcpy(into + i, base + offset[i], 4);
+    }
+}
+
+/* As gather_pairs where 8 bytes may end beyond the image: byte by byte. */
+static void gather_pairs_near_the_end(const Pixels *pixels, const int32_t *offset, uint32_t *first,
+                                      uint32_t *second, int64_t num) {
+    for (int64_t i = 0; i < num; i++) {
+        const uint8_t *at = pixels->base + offset[i];
+        int64_t left = pixels->limit - at;
+        uint8_t bytes[8] = {0};
+        memcpy(bytes, at, (size_t)(left < 8 ? left : 8));
+        memcpy(first + i, bytes, 4);
+        memcpy(second + i, bytes + pixels->pixel, 4);
     }
 }
 
@@ -226,7 +363,7 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
     int32_t *restrict offset = (int32_t *)(weight + cells);
     double dlow = (double)low, dhigh = (double)high;
 #pragma omp simd
-    for (int64_t i = 0; i < num; i++) {
+    for (int64_t i = 0; i < stride; i++) {
         double c = step * ((double)i + 0.5) + start, from, to;
         if (resample == NEAREST) {
             from = floor(c + 1e-9);
@@ -241,14 +378,20 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
         }
         centre[i] = c;
         total[i] = 0;
-        first[i] = (int32_t)from;
-        end[i] = (int32_t)to;
+        /* Clamped as integers: whatever the coordinate, also no number, nothing leaves the source. */
+        int32_t begin = (int32_t)from, stop = (int32_t)to;
+        begin = begin < (int32_t)low ? (int32_t)low : begin;
+        begin = begin > (int32_t)high ? (int32_t)high : begin;
+        stop = stop < begin ? begin : stop;
+        first[i] = begin;
+        stop = stop > (int32_t)high ? (int32_t)high : stop;
+        end[i] = stop - begin > (int32_t)most ? begin + (int32_t)most : stop;
     }
     for (int64_t k = 0; k < most; k++) {
         float *restrict w = weight + k * stride;
         int32_t *restrict o = offset + k * stride;
 #pragma omp simd
-        for (int64_t i = 0; i < num; i++) {
+        for (int64_t i = 0; i < stride; i++) {
             int32_t at_k = first[i] + (int32_t)k;
             double value = filter(resample, ((double)at_k + 0.5 - centre[i]) / stretch);
             value = at_k < end[i] ? value : 0.0;
@@ -259,8 +402,8 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
     }
     taps->low = num;
     taps->high = 0;
-    for (int64_t i = 0; i < num; i++) {
-        int visible = centre[i] > seen[0] && centre[i] < seen[1] && total[i] != 0;
+    for (int64_t i = 0; i < stride; i++) {
+        int visible = i < num && centre[i] > seen[0] && centre[i] < seen[1] && total[i] != 0;
         if (visible && taps->low == num) taps->low = i;
         if (visible) taps->high = i + 1;
         total[i] = visible ? 1 / total[i] : 0;
@@ -268,7 +411,7 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
     for (int64_t k = 0; k < most; k++) {
         float *restrict w = weight + k * stride;
 #pragma omp simd
-        for (int64_t i = 0; i < num; i++) w[i] = (float)(w[i] * total[i]);
+        for (int64_t i = 0; i < stride; i++) w[i] = (float)(w[i] * total[i]);
     }
     taps->num = num;
     taps->most = most;
@@ -285,7 +428,7 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
 typedef struct {
     const Pass *pass;
     Source source;
-    Gather gather;
+    Machine machine;
     int64_t width, height, stride; /* of the result, and of a row of one channel */
     /* resize */
     Taps down, across;
@@ -297,8 +440,8 @@ typedef struct {
     uint32_t *gathered;
     float *loaded;
     /* shift */
-    int64_t x_low, x_high, u_low; /* columns that show the image, and the first column they show */
-    int x_mirrored;
+    int64_t x_low, x_high; /* columns that show the image */
+    int32_t *column;       /* the offset of the pixel each column shows */
     /* warp */
     float matrix[9];
     int32_t shown[4];
@@ -347,7 +490,7 @@ INLINE int begin_resize(Reader *reader, Scratch *scratch, const double *matrix, 
 INLINE void resample_across(Reader *reader, int64_t v) {
     const Taps *across = &reader->across;
     const Source *source = &reader->source;
-    int64_t num = across->num, stride = reader->stride;
+    int64_t stride = reader->stride, num = stride; /* whole vectors: the tables are padded */
     float *restrict out = reader->ring + v % reader->ring_rows * source->channels * stride;
     if (reader->is_packed) {
         const uint8_t *base = reader->pixels.base + v * reader->pixels.row;
@@ -355,6 +498,8 @@ INLINE void resample_across(Reader *reader, int64_t v) {
             base = (const uint8_t *)reader->loaded;
             pack_row(source, v, (uint32_t *)reader->loaded);
         }
+        const uint8_t *limit =
+            reader->is_direct ? reader->pixels.limit : base + 4 * padded(source->width);
         int careful = reader->is_direct && v == source->height - 1;
         uint32_t *restrict pixel = reader->gathered;
         float *restrict red = out, *restrict green = out + stride, *restrict blue = green + stride;
@@ -364,7 +509,7 @@ INLINE void resample_across(Reader *reader, int64_t v) {
             if (careful)
                 gather_near_the_end(&reader->pixels, base, offset, pixel, num);
             else
-                reader->gather(base, offset, pixel, num);
+                reader->machine.gather(base, offset, pixel, num, limit);
             if (k == 0) {
 #pragma omp simd
                 for (int64_t x = 0; x < num; x++) {
@@ -390,8 +535,9 @@ INLINE void resample_across(Reader *reader, int64_t v) {
         float *restrict value = (float *)reader->gathered;
         for (int64_t k = 0; k < across->most; k++) {
             const float *restrict weight = across->weight + k * across->stride;
-            reader->gather((const uint8_t *)(reader->loaded + c * wide),
-                           across->offset + k * across->stride, reader->gathered, num);
+            reader->machine.gather((const uint8_t *)(reader->loaded + c * wide),
+                           across->offset + k * across->stride, reader->gathered, num,
+                           (const uint8_t *)(reader->loaded + (c + 1) * wide));
             if (k == 0) {
 #pragma omp simd
                 for (int64_t x = 0; x < num; x++) row[x] = weight[x] * value[x];
@@ -463,20 +609,23 @@ INLINE int begin_shift(Reader *reader, Scratch *scratch, const double *matrix,
                        const double *visible) {
     const Source *source = &reader->source;
     int64_t low = (int64_t)rint(visible[1]), high = (int64_t)rint(visible[3]);
-    reader->x_mirrored = matrix[0] < 0;
+    reader->is_packed = reader->is_direct = direct_pixels(source, &reader->pixels);
+    reader->gathered = room(scratch, PACKED, (size_t)(reader->stride * 4));
+    reader->column = room(scratch, TAPS_X, (size_t)(reader->stride * 4));
+    reader->loaded = room(scratch, LOADED, (size_t)(padded(source->width) * 4 * source->channels));
+    if (!reader->gathered || !reader->column || !reader->loaded) return 0;
     reader->x_low = reader->width;
     reader->x_high = 0;
-    for (int64_t x = 0; x < reader->width; x++) {
-        int64_t u = shifted(matrix[0], matrix[2], x);
-        if (u < low || u >= high) continue;
-        if (reader->x_low == reader->width) reader->x_low = x;
-        reader->x_high = x + 1;
+    for (int64_t x = 0; x < reader->stride; x++) {
+        int64_t u = bring_inside(shifted(matrix[0], matrix[2], x), low, high,
+                                 reader->pass->padding_mode);
+        int is_inside = u >= 0 && u < source->width && x < reader->width;
+        if (is_inside && reader->x_low == reader->width) reader->x_low = x;
+        if (is_inside) reader->x_high = x + 1;
+        u = u < 0 ? 0 : u < source->width ? u : source->width - 1;
+        reader->column[x] = (int32_t)u * (reader->is_direct ? 3 : 4);
     }
-    int64_t left = shifted(matrix[0], matrix[2], reader->x_mirrored ? reader->x_high - 1 : reader->x_low);
-    reader->u_low = left;
-    reader->loaded =
-        room(scratch, LOADED, (size_t)(padded(source->width) * 4 * source->channels));
-    return reader->loaded != NULL;
+    return 1;
 }
 
 INLINE void shift_row(Reader *reader, const double *matrix, const double *visible, int64_t y,
@@ -486,42 +635,46 @@ INLINE void shift_row(Reader *reader, const double *matrix, const double *visibl
     int64_t stride = reader->stride, low = reader->x_low, high = reader->x_high;
     int64_t v = bring_inside(shifted(matrix[4], matrix[5], y), (int64_t)rint(visible[0]),
                              (int64_t)rint(visible[2]), pass->padding_mode);
-    if (v < 0) {
+    if (v < 0 || v >= source->height || high <= low) {
         fill_columns(pass, into, stride, 0, reader->width);
         return;
     }
-    if (high > low && !reader->x_mirrored) {
-        load_row(source, v, reader->u_low, high - low, into + low, stride);
-    } else if (high > low) {
-        int64_t wide = padded(source->width);
-        load_row(source, v, reader->u_low, high - low, reader->loaded, wide);
-        for (int64_t c = 0; c < source->channels; c++) {
-            const float *restrict from = reader->loaded + c * wide;
-            float *restrict to = into + c * stride + low;
+    if (reader->is_direct) {
+        const uint8_t *base = reader->pixels.base + v * reader->pixels.row;
+        if (v == source->height - 1)
+            gather_near_the_end(&reader->pixels, base, reader->column, reader->gathered, stride);
+        else
+            reader->machine.gather(base, reader->column, reader->gathered, stride,
+                                   reader->pixels.limit);
+        const uint32_t *restrict pixel = reader->gathered;
+        float *restrict red = into, *restrict green = into + stride, *restrict blue = green + stride;
 #pragma omp simd
-            for (int64_t i = 0; i < high - low; i++) to[i] = from[high - low - 1 - i];
+        for (int64_t x = 0; x < stride; x++) {
+            red[x] = (float)(int32_t)(pixel[x] & 255) * (1.0f / 255);
+            green[x] = (float)(int32_t)(pixel[x] >> 8 & 255) * (1.0f / 255);
+            blue[x] = (float)(int32_t)(pixel[x] >> 16 & 255) * (1.0f / 255);
         }
+    } else {
+        int64_t wide = padded(source->width);
+        load_row(source, v, 0, source->width, reader->loaded, wide);
+        for (int64_t c = 0; c < source->channels; c++)
+            reader->machine.gather((const uint8_t *)(reader->loaded + c * wide), reader->column,
+                                   (uint32_t *)(into + c * stride), stride,
+                                   (const uint8_t *)(reader->loaded + (c + 1) * wide));
     }
-    if (pass->padding_mode == CONSTANT) {
-        fill_columns(pass, into, stride, 0, low < reader->width ? low : reader->width);
-        fill_columns(pass, into, stride, high > low ? high : low, reader->width);
-        return;
-    }
-    int64_t first = (int64_t)rint(visible[1]), end = (int64_t)rint(visible[3]);
-    for (int64_t x = 0; x < reader->width; x++) {
-        if (x >= low && x < high) continue;
-        int64_t u = bring_inside(shifted(matrix[0], matrix[2], x), first, end, pass->padding_mode);
-        load_row(source, v, u < 0 ? 0 : u, 1, into + x, stride);
-    }
+    if (low > 0) fill_columns(pass, into, stride, 0, low);
+    if (high < reader->width) fill_columns(pass, into, stride, high, reader->width);
 }
 
 /* -- warp -- */
 
-/* What the taps of a row need; one block of scratch, a row of the result each. */
+/* What a row of a warp needs, an array as long as the row each: where the pair of pixels above and the
+ * pair below begin, and the weights of the four. */
 typedef struct {
-    int32_t *offset[4];
-    float *weight[4];
-    uint32_t *value;
+    int32_t *offset[2];
+    float *weight[2][2];
+    float *covered;
+    uint32_t *first, *second;
 } WarpRow;
 
 INLINE void begin_warp(Reader *reader, const double *matrix, const double *visible) {
@@ -531,118 +684,120 @@ INLINE void begin_warp(Reader *reader, const double *matrix, const double *visib
     for (int i = 0; i < 4; i++) reader->shown[i] = (int32_t)whole(ceil(visible[i] - 0.5), 0, size[i]);
 }
 
-INLINE int32_t clamped(float value, int32_t low, int32_t high) {
-    value = value > (float)low ? value : (float)low; /* also for what is no number */
-    value = value < (float)high ? value : (float)high;
-    return (int32_t)value;
+INLINE float within(float value, float low, float high) {
+    value = value > low ? value : low; /* also for what is no number */
+    return value < high ? value : high;
 }
 
-/* Offsets (v * row + u * pixel) and weights of the 4 taps of each pixel of a row; 1 tap for NEAREST.
- * A tap that is not visible has weight 0, and `covered` is what the others add up to. */
-INLINE int warp_taps(const Reader *reader, int64_t y, int32_t row, int32_t pixel, WarpRow *taps,
-                     float *restrict covered) {
+/* Offsets (v * row + u * pixel) and weights for row y of the result. What is not visible has weight 0,
+ * and `covered` is what the weights add up to. A pair never begins in the last column, so that both its
+ * pixels lie in the image: there, and left of the image, the weights move to the other of the two. */
+INLINE void warp_taps(const Reader *reader, int64_t y, int32_t row, int32_t pixel, WarpRow *taps) {
     const float *m = reader->matrix;
     const Source *source = &reader->source;
-    int32_t top = reader->shown[0], left = reader->shown[1];
-    int32_t bottom = reader->shown[2], right = reader->shown[3];
-    int32_t h = (int32_t)source->height, w = (int32_t)source->width;
+    float top = (float)reader->shown[0], left = (float)reader->shown[1];
+    float bottom = (float)reader->shown[2], right = (float)reader->shown[3];
+    float last_v = (float)(source->height - 1), last_u = (float)(source->width - 1);
+    float last_pair = source->width > 1 ? last_u - 1 : 0;
     int nearest = reader->pass->resample == NEAREST;
-    int flat = m[6] == 0 && m[7] == 0 && m[8] == 1;
-    float half = nearest ? 0.0f : 0.5f, down = (float)y + 0.5f;
+    float half = nearest ? 0.0f : 0.5f, fraction = nearest ? 0.0f : 1.0f, down = (float)y + 0.5f;
     float u_0 = m[1] * down + m[2], v_0 = m[4] * down + m[5], d_0 = m[7] * down + m[8];
-    int32_t *restrict o00 = taps->offset[0], *restrict o01 = taps->offset[1];
-    int32_t *restrict o10 = taps->offset[2], *restrict o11 = taps->offset[3];
-    float *restrict w00 = taps->weight[0], *restrict w01 = taps->weight[1];
-    float *restrict w10 = taps->weight[2], *restrict w11 = taps->weight[3];
+    int32_t *restrict above = taps->offset[0], *restrict below = taps->offset[1];
+    float *restrict w00 = taps->weight[0][0], *restrict w01 = taps->weight[0][1];
+    float *restrict w10 = taps->weight[1][0], *restrict w11 = taps->weight[1][1];
+    float *restrict covered = taps->covered;
+    float *restrict us = w00, *restrict vs = w01; /* coordinates first, weights in their place later */
 #pragma omp simd
     for (int64_t x = 0; x < reader->width; x++) {
-        float across = (float)x + 0.5f;
-        float u = m[0] * across + u_0, v = m[3] * across + v_0;
-        if (!flat) {
-            float d = m[6] * across + d_0;
-            u /= d;
-            v /= d;
+        float across = (float)(int32_t)x + 0.5f;
+        us[x] = m[0] * across + u_0;
+        vs[x] = m[3] * across + v_0;
+    }
+    if (m[6] != 0 || m[7] != 0 || m[8] != 1) { /* a perspective */
+#pragma omp simd
+        for (int64_t x = 0; x < reader->width; x++) {
+            float d = m[6] * ((float)(int32_t)x + 0.5f) + d_0;
+            us[x] /= d;
+            vs[x] /= d;
         }
-        u -= half;
-        v -= half;
-        float u_floor = floorf(u), v_floor = floorf(v);
-        float u_part = nearest ? 0.0f : u - u_floor, v_part = nearest ? 0.0f : v - v_floor;
-        int32_t u0 = clamped(u_floor, -2, w), v0 = clamped(v_floor, -2, h);
-        int32_t u1 = u0 + 1, v1 = v0 + 1;
-        float wu0 = u0 >= left && u0 < right ? 1 - u_part : 0.0f;
-        float wu1 = u1 >= left && u1 < right ? u_part : 0.0f;
-        float wv0 = v0 >= top && v0 < bottom ? 1 - v_part : 0.0f;
-        float wv1 = v1 >= top && v1 < bottom ? v_part : 0.0f;
-        u0 = u0 < 0 ? 0 : u0 < w ? u0 : w - 1;
-        u1 = u1 < 0 ? 0 : u1 < w ? u1 : w - 1;
-        v0 = v0 < 0 ? 0 : v0 < h ? v0 : h - 1;
-        v1 = v1 < 0 ? 0 : v1 < h ? v1 : h - 1;
-        o00[x] = v0 * row + u0 * pixel;
-        o01[x] = v0 * row + u1 * pixel;
-        o10[x] = v1 * row + u0 * pixel;
-        o11[x] = v1 * row + u1 * pixel;
-        w00[x] = wv0 * wu0;
-        w01[x] = wv0 * wu1;
-        w10[x] = wv1 * wu0;
-        w11[x] = wv1 * wu1;
+    }
+#pragma omp simd
+    for (int64_t x = 0; x < reader->width; x++) {
+        float u = within(us[x] - half, -2, last_u + 1), v = within(vs[x] - half, -2, last_v + 1);
+        float u0 = floorf(u), v0 = floorf(v), u1 = u0 + 1, v1 = v0 + 1;
+        float u_part = fraction * (u - u0), v_part = fraction * (v - v0);
+        float wu0 = (u0 >= left) & (u0 < right) ? 1 - u_part : 0.0f;
+        float wu1 = (u1 >= left) & (u1 < right) ? u_part : 0.0f;
+        float wv0 = (v0 >= top) & (v0 < bottom) ? 1 - v_part : 0.0f;
+        float wv1 = (v1 >= top) & (v1 < bottom) ? v_part : 0.0f;
+        float begin = within(u0, 0, last_pair);
+        float first = u0 == begin ? wu0 : u1 == begin ? wu1 : 0.0f;
+        float second = u0 == begin ? wu1 : u0 == begin + 1 ? wu0 : 0.0f;
+        int32_t column = (int32_t)begin * pixel;
+        above[x] = (int32_t)within(v0, 0, last_v) * row + column;
+        below[x] = (int32_t)within(v1, 0, last_v) * row + column;
+        w00[x] = wv0 * first;
+        w01[x] = wv0 * second;
+        w10[x] = wv1 * first;
+        w11[x] = wv1 * second;
         covered[x] = (wu0 + wu1) * (wv0 + wv1);
     }
-    return nearest ? 1 : 4;
 }
 
 INLINE int warp_row(Reader *reader, Scratch *scratch, int64_t y, float *restrict into) {
     const Pass *pass = reader->pass;
     int64_t width = reader->width, stride = reader->stride, channels = pass->channels;
-    char *at = room(scratch, WARPED, (size_t)(stride * 40));
+    float *at = room(scratch, WARPED, (size_t)(stride * 36));
     if (!at) return 0;
-    WarpRow taps;
-    for (int k = 0; k < 4; k++) {
-        taps.offset[k] = (int32_t *)(at + stride * 4 * k);
-        taps.weight[k] = (float *)(at + stride * 4 * (4 + k));
-    }
-    taps.value = (uint32_t *)(at + stride * 32);
-    float *restrict covered = (float *)(at + stride * 36);
+    WarpRow taps = {{(int32_t *)at, (int32_t *)at + stride},
+                    {{at + 2 * stride, at + 3 * stride}, {at + 4 * stride, at + 5 * stride}},
+                    at + 6 * stride,
+                    (uint32_t *)at + 7 * stride,
+                    (uint32_t *)at + 8 * stride};
     const Pixels *pixels = &reader->pixels;
-    int32_t row = (int32_t)pixels->row, size = (int32_t)pixels->pixel;
-    int num_taps = warp_taps(reader, y, row, size, &taps, covered);
-    if (reader->is_packed) {
-        float *restrict red = into, *restrict green = into + stride, *restrict blue = green + stride;
-        const uint32_t *restrict pixel = taps.value;
-        for (int k = 0; k < num_taps; k++) {
-            const int32_t *restrict offset = taps.offset[k];
-            const float *restrict weight = taps.weight[k];
-            int32_t beyond = 0;
+    warp_taps(reader, y, (int32_t)pixels->row, (int32_t)pixels->pixel, &taps);
+    int num_rows = pass->resample == NEAREST ? 1 : 2;
+    memset(into, 0, (size_t)(channels * stride) * 4);
+    for (int k = 0; k < num_rows; k++) {
+        const int32_t *restrict offset = taps.offset[k];
+        const float *restrict w0 = taps.weight[k][0], *restrict w1 = taps.weight[k][1];
+        if (reader->is_packed) {
+            int64_t last = pixels->limit - pixels->base - 8;
+            int32_t limit = last < INT32_MAX ? (int32_t)last : INT32_MAX, beyond = 0;
 #pragma omp simd reduction(| : beyond)
-            for (int64_t x = 0; x < width; x++) beyond |= offset[x] > pixels->last;
+            for (int64_t x = 0; x < width; x++) beyond |= offset[x] > limit;
             if (beyond)
-                gather_near_the_end(pixels, pixels->base, offset, taps.value, width);
+                gather_pairs_near_the_end(pixels, offset, taps.first, taps.second, width);
             else
-                reader->gather(pixels->base, offset, taps.value, width);
-            if (k == 0) memset(into, 0, (size_t)(3 * stride) * 4);
+                reader->machine.gather_pairs(pixels->base, offset, pixels->pixel, taps.first,
+                                             taps.second, width);
+            const uint32_t *restrict p0 = taps.first, *restrict p1 = taps.second;
+            float *restrict red = into, *restrict green = into + stride;
+            float *restrict blue = green + stride;
 #pragma omp simd
             for (int64_t x = 0; x < width; x++) {
-                float part = weight[x] * (1.0f / 255);
-                red[x] += part * (float)(int32_t)(pixel[x] & 255);
-                green[x] += part * (float)(int32_t)(pixel[x] >> 8 & 255);
-                blue[x] += part * (float)(int32_t)(pixel[x] >> 16 & 255);
+                float a = w0[x] * (1.0f / 255), b = w1[x] * (1.0f / 255);
+                red[x] += a * (float)(int32_t)(p0[x] & 255) + b * (float)(int32_t)(p1[x] & 255);
+                green[x] += a * (float)(int32_t)(p0[x] >> 8 & 255) +
+                            b * (float)(int32_t)(p1[x] >> 8 & 255);
+                blue[x] += a * (float)(int32_t)(p0[x] >> 16 & 255) +
+                           b * (float)(int32_t)(p1[x] >> 16 & 255);
             }
+            continue;
         }
-    } else {
         for (int64_t c = 0; c < channels; c++) {
             float *restrict plane = into + c * stride;
-            const float *restrict value = (const float *)taps.value;
-            memset(plane, 0, (size_t)stride * 4);
-            for (int k = 0; k < num_taps; k++) {
-                const float *restrict weight = taps.weight[k];
-                reader->gather(pixels->base + c * pixels->row * reader->source.height,
-                               taps.offset[k], taps.value, width);
+            const float *restrict v0 = (const float *)taps.first;
+            const float *restrict v1 = (const float *)taps.second;
+            reader->machine.gather_pairs(pixels->base + c * pixels->row * reader->source.height,
+                                         offset, 4, taps.first, taps.second, width);
 #pragma omp simd
-                for (int64_t x = 0; x < width; x++) plane[x] += weight[x] * value[x];
-            }
+            for (int64_t x = 0; x < width; x++) plane[x] += w0[x] * v0[x] + w1[x] * v1[x];
         }
     }
     for (int64_t c = 0; c < channels; c++) {
         float fill = pass->padding[c], *restrict plane = into + c * stride;
+        const float *restrict covered = taps.covered;
         if (fill == 0) continue;
 #pragma omp simd
         for (int64_t x = 0; x < width; x++) plane[x] += (1 - covered[x]) * fill;
@@ -654,18 +809,20 @@ INLINE int warp_row(Reader *reader, Scratch *scratch, int64_t y, float *restrict
 INLINE int pack_source(Reader *reader, Scratch *scratch) {
     const Source *source = &reader->source;
     reader->is_packed = source->type == UINT8 && source->channels == 3;
-    if (direct_pixels(source, &reader->pixels)) return 1;
+    if (source->width > 1 && direct_pixels(source, &reader->pixels)) return 1;
     int64_t planes = reader->is_packed ? 1 : source->channels, area = source->width * source->height;
     if (area > INT32_MAX / 4) return 0;
-    char *at = room(scratch, PLANES, (size_t)(planes * area) * 4);
+    char *at = room(scratch, PLANES, (size_t)(planes * area + 1) * 4);
     if (!at) return 0;
+    memset(at + planes * area * 4, 0, 4); /* the second pixel of a pair in an image one pixel wide */
     for (int64_t v = 0; v < source->height; v++) {
         if (reader->is_packed)
             pack_row(source, v, (uint32_t *)at + v * source->width);
         else
             load_row(source, v, 0, source->width, (float *)at + v * source->width, area);
     }
-    reader->pixels = (Pixels){(const uint8_t *)at, source->width * 4, 4, INT32_MAX, 0};
+    reader->pixels = (Pixels){(const uint8_t *)at, source->width * 4, 4, INT32_MAX, 0,
+                              (const uint8_t *)at + (planes * area + 1) * 4};
     return 1;
 }
 
@@ -673,10 +830,11 @@ INLINE int pack_source(Reader *reader, Scratch *scratch) {
  * reader's source is those planes; `matrix` and `visible` are changed to match. */
 INLINE int reduce(Reader *reader, Scratch *scratch, const double *reduction, double *matrix,
                   double *visible) {
-    double low[2] = {floor(visible[0]), floor(visible[1])};
-    double high[2] = {ceil(visible[2]), ceil(visible[3])}, step[2];
-    int64_t size[2];
+    double low[2], high[2], step[2];
+    int64_t size[2], all[2] = {reader->source.height, reader->source.width};
     for (int i = 0; i < 2; i++) {
+        low[i] = (double)whole(floor(visible[i]), 0, all[i] - 1);
+        high[i] = (double)whole(ceil(visible[i + 2]), (int64_t)low[i] + 1, all[i]);
         size[i] = (int64_t)ceil((high[i] - low[i]) / reduction[i] - 1e-9);
         size[i] = size[i] < 1 ? 1 : size[i];
         step[i] = (high[i] - low[i]) / (double)size[i];
@@ -690,8 +848,9 @@ INLINE int reduce(Reader *reader, Scratch *scratch, const double *reduction, dou
     if (!begin_resize(&smaller, scratch, to_source, BILINEAR, seen, seen)) return 0;
     int64_t channels = reader->source.channels, stride = smaller.stride;
     float *row = room(scratch, ROW, (size_t)(channels * stride) * 4);
-    float *planes = room(scratch, PLANES, (size_t)(channels * size[0] * size[1]) * 4);
+    float *planes = room(scratch, PLANES, (size_t)(channels * size[0] * size[1] + 1) * 4);
     if (!row || !planes) return 0;
+    planes[channels * size[0] * size[1]] = 0; /* as in pack_source */
     for (int64_t y = 0; y < size[0]; y++) {
         resize_row(&smaller, y, row);
         for (int64_t c = 0; c < channels; c++)
@@ -708,7 +867,8 @@ INLINE int reduce(Reader *reader, Scratch *scratch, const double *reduction, dou
     reader->source = (Source){(const uint8_t *)planes, size[0], size[1], size[0] * size[1] * 4,
                               size[1] * 4, 4, channels, FLOAT32};
     reader->is_packed = 0;
-    reader->pixels = (Pixels){(const uint8_t *)planes, size[1] * 4, 4, INT32_MAX, 0};
+    reader->pixels = (Pixels){(const uint8_t *)planes, size[1] * 4, 4, INT32_MAX, 0,
+                              (const uint8_t *)(planes + channels * size[0] * size[1])};
     return 1;
 }
 
@@ -846,19 +1006,30 @@ INLINE uint8_t to_uint8(float value) {
     return (uint8_t)(int32_t)rintf(value > 255 ? 255 : value);
 }
 
+/* The rectangles over one channel of a row. */
+#define ERASE(TYPE, CONVERT, PIXEL)                                                                 \
+    for (int64_t e = 0; e < pass->num_rectangles; e++) {                                            \
+        const int64_t *box = pass->rectangles + (n * pass->num_rectangles + e) * 4;                 \
+        if (y < box[0] || y >= box[0] + box[2]) continue;                                           \
+        int64_t left = box[1] < 0 ? 0 : box[1], right = box[1] + box[3];                            \
+        right = right < num ? right : num;                                                          \
+        TYPE fill = CONVERT(pass->fills[e * channels + c]);                                         \
+        for (int64_t x = left; x < right; x++) PIXEL = fill;                                        \
+    }
+
 /* Each output type and layout its own loop: the compiler makes vector stores of the plain ones. */
 #define WRITE(TYPE, CONVERT)                                                                        \
     do {                                                                                            \
-        TYPE *to = (TYPE *)pass->out + start;                                                       \
+        TYPE *to = (TYPE *)out + start;                                                       \
         if (step == 1) {                                                                            \
             for (int64_t c = 0; c < channels; c++) {                                                \
-                TYPE *restrict plane = to + c * pass->out_stride[1];                                \
+                TYPE *restrict plane = to + c * pass->out_stride[0];                                \
                 const float *restrict from = row + c * stride;                                      \
                 float scale = pass->scale[c], shift = pass->shift[c];                               \
                 _Pragma("omp simd") for (int64_t x = 0; x < num; x++)                               \
                     plane[x] = CONVERT(from[x] * scale + shift);                                    \
             }                                                                                       \
-        } else if (step == 3 && channels == 3 && pass->out_stride[1] == 1) {                        \
+        } else if (step == 3 && channels == 3 && pass->out_stride[0] == 1) {                        \
             const float *restrict red = row, *restrict green = row + stride;                        \
             const float *restrict blue = green + stride;                                            \
             float scale[3] = {pass->scale[0], pass->scale[1], pass->scale[2]};                      \
@@ -872,27 +1043,31 @@ INLINE uint8_t to_uint8(float value) {
         } else {                                                                                    \
             for (int64_t c = 0; c < channels; c++)                                                  \
                 for (int64_t x = 0; x < num; x++)                                                   \
-                    to[c * pass->out_stride[1] + x * step] =                                        \
+                    to[c * pass->out_stride[0] + x * step] =                                        \
                         CONVERT(row[c * stride + x] * pass->scale[c] + pass->shift[c]);             \
         }                                                                                           \
-        for (int64_t e = 0; e < pass->num_rectangles; e++) {                                        \
-            const int64_t *box = pass->rectangles + (n * pass->num_rectangles + e) * 4;             \
-            if (y < box[0] || y >= box[0] + box[2]) continue;                                       \
-            int64_t left = box[1] < 0 ? 0 : box[1], right = box[1] + box[3];                        \
-            right = right < num ? right : num;                                                      \
-            for (int64_t c = 0; c < channels; c++) {                                                \
-                TYPE fill = CONVERT(pass->fills[e * channels + c]);                                 \
-                for (int64_t x = left; x < right; x++) to[c * pass->out_stride[1] + x * step] = fill; \
-            }                                                                                       \
-        }                                                                                           \
+        for (int64_t c = 0; c < channels; c++)                                                      \
+            ERASE(TYPE, CONVERT, to[c * pass->out_stride[0] + x * step]);                           \
     } while (0)
 
 #define AS_IT_IS(value) (value)
 
-INLINE void write_row(const Pass *pass, int64_t n, int64_t y, const float *row, int64_t stride) {
-    int64_t num = pass->width, channels = pass->channels, step = pass->out_stride[3];
-    int64_t start = n * pass->out_stride[0] + y * pass->out_stride[2];
-    if (pass->out_type == FLOAT32)
+/* Changes `row`. */
+INLINE void write_row(const Pass *pass, int64_t n, int64_t y, float *row, int64_t stride,
+                      Store store) {
+    int64_t num = pass->width, channels = pass->channels, step = pass->out_stride[2];
+    int64_t start = y * pass->out_stride[1];
+    void *out = (void *)(intptr_t)pass->out[n];
+    float *aligned = (float *)out + start;
+    if (pass->streams && (uintptr_t)aligned % 64 == 0) {
+        for (int64_t c = 0; c < channels; c++) {
+            float *restrict value = row + c * stride, scale = pass->scale[c], shift = pass->shift[c];
+#pragma omp simd
+            for (int64_t x = 0; x < num; x++) value[x] = value[x] * scale + shift;
+            ERASE(float, AS_IT_IS, value[x]);
+            store(aligned + c * pass->out_stride[0], value, num);
+        }
+    } else if (pass->out_type == FLOAT32)
         WRITE(float, AS_IT_IS);
     else if (pass->out_type == BFLOAT16)
         WRITE(uint16_t, to_bfloat16);
@@ -915,15 +1090,17 @@ INLINE int read_row(Reader *reader, Scratch *scratch, int64_t kind, const double
     return 1;
 }
 
-INLINE int run_image(const Pass *pass, int64_t n, Scratch *scratch, Gather gather) {
+INLINE int run_image(const Pass *pass, int64_t n, Scratch *scratch, Machine machine) {
     const int64_t *stride = pass->source_stride + 3 * n, *size = pass->source_size + 2 * n;
-    Reader reader = {.pass = pass, .gather = gather, .width = pass->width, .height = pass->height};
+    Reader reader = {.pass = pass, .machine = machine, .width = pass->width, .height = pass->height};
     reader.stride = padded(pass->width);
     reader.source = (Source){(const uint8_t *)(intptr_t)pass->image[n], size[0], size[1], stride[0],
                              stride[1], stride[2], pass->channels, pass->source_type};
     double matrix[9], visible[4];
+    /* A border that continues the image continues what is readable, whatever of it is shown. */
+    int continues = pass->kind == SHIFT && pass->padding_mode != CONSTANT;
     memcpy(matrix, pass->matrix + 9 * n, sizeof matrix);
-    memcpy(visible, pass->visible + 4 * n, sizeof visible);
+    memcpy(visible, (continues ? pass->readable : pass->visible) + 4 * n, sizeof visible);
     if (pass->kind == SHIFT) {
         if (!begin_shift(&reader, scratch, matrix, visible)) return 0;
     } else if (pass->kind == RESIZE) {
@@ -967,45 +1144,49 @@ INLINE int run_image(const Pass *pass, int64_t n, Scratch *scratch, Gather gathe
             if (more)
                 sum += (double)gray_sum(into, reader.stride, pass->width, pass->channels);
             else
-                write_row(pass, n, y, into, reader.stride);
+                write_row(pass, n, y, into, reader.stride, machine.store);
         }
         mean = (float)(sum / ((double)pass->height * (double)pass->width));
     }
     return 1;
 }
 
-INLINE int run_images(const Pass *pass, int64_t first, int64_t last, Gather gather) {
+INLINE int run_images(const Pass *pass, int64_t first, int64_t last, Machine machine) {
     Scratch scratch;
     memset(&scratch, 0, sizeof scratch);
     int fine = 1;
-    for (int64_t n = first; n < last && fine; n++) fine = run_image(pass, n, &scratch, gather);
+    for (int64_t n = first; n < last && fine; n++) fine = run_image(pass, n, &scratch, machine);
     for (int i = 0; i < NUM_BUFFERS; i++) free(scratch.at[i]);
     return fine;
 }
 
 /* Everything above is inlined into each of these, and so compiled for its instruction set. */
 static int run_portable(const Pass *pass, int64_t first, int64_t last) {
-    return run_images(pass, first, last, gather_portable);
+    return run_images(pass, first, last, (Machine){gather_portable, gather_pairs_portable, store_portable});
 }
 #ifdef X86
 __attribute__((target("avx2,fma,bmi,bmi2"))) static int run_avx2(const Pass *pass, int64_t first,
                                                                  int64_t last) {
-    return run_images(pass, first, last, gather_avx2);
+    int fine = run_images(pass, first, last, (Machine){gather_avx2, gather_pairs_avx2, store_avx2});
+    _mm_sfence(); /* stores past the caches become visible to other threads */
+    return fine;
 }
-__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi,bmi2,prefer-vector-width=512")))
-static int run_avx512(const Pass *pass, int64_t first, int64_t last) {
-    return run_images(pass, first, last, gather_avx512);
+__attribute__((target(AVX512 ",prefer-vector-width=512"))) static int run_avx512(const Pass *pass, int64_t first, int64_t last) {
+    int fine = run_images(pass, first, last, (Machine){gather_avx512, gather_pairs_avx512, store_avx512});
+    _mm_sfence(); /* stores past the caches become visible to other threads */
+    return fine;
 }
 #endif
 
 /* ---- What Python calls. ---- */
 
-/* 0 portable, 1 AVX2, 2 AVX-512. */
+/* 0 portable, 1 AVX2 (since 2013), 2 AVX-512 with byte shuffles (since 2019). */
 int toque_best_level(void) {
 #ifdef X86
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vbmi"))
         return 2;
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
 #endif

@@ -29,7 +29,7 @@ _TYPES = (torch.float32, torch.uint8, torch.bfloat16, torch.float16)
 
 _NUMBERS = (
     "channels", "source_type", "kind", "resample", "padding_mode", "num_operations",
-    "num_rectangles", "height", "width", "out_type",
+    "num_rectangles", "height", "width", "out_type", "streams",
 )  # fmt: skip
 _ARRAYS = (
     "image", "source_size", "source_stride", "matrix", "visible", "readable", "reduction",
@@ -42,7 +42,7 @@ class _Pass(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _NUMBERS),
-        ("out_stride", ctypes.c_int64 * 4),
+        ("out_stride", ctypes.c_int64 * 3),
         *((name, ctypes.c_void_p) for name in _ARRAYS),
     )
 
@@ -77,16 +77,27 @@ def levels() -> tuple[str, ...]:
 
 
 def run(
-    images: torch.Tensor | Sequence[torch.Tensor], resolved: Resolved, out: torch.Tensor, level: str
+    images: torch.Tensor | Sequence[torch.Tensor],
+    resolved: Resolved,
+    out: torch.Tensor,
+    level: str,
+    which: npt.NDArray[np.int64] | None = None,
 ) -> None:
-    """Images uint8 or float, one tensor [B, C, H, W] or B tensors [C, H, W] -> out [B, C, h, w]."""
+    """Images uint8 or float, one tensor [B, C, H, W] or B tensors [C, H, W] -> out [B, C, h, w].
+
+    Args: which: rows of `images` (one tensor then) and of `out` that are meant; all unless given
+    """
     library = _library()
     assert library is not None
     images = _readable(images)
     first = images if isinstance(images, torch.Tensor) else images[0]
     canvas = resolved.canvas
-    batch, channels, height, width = out.shape
+    _, channels, height, width = out.shape
     address, size, stride = _sources(images)
+    rows = np.arange(len(out), dtype=np.int64)
+    if which is not None:
+        address, size, stride, rows = address[which], size[which], stride[which], rows[which]
+    batch = len(address)
     fill = canvas.padding.fill if canvas.padding else (0.0,)
     is_warp = canvas.kind == "warp"
     reduction = reference.reduction(canvas) if is_warp else np.ones((batch, 2))
@@ -105,6 +116,7 @@ def run(
         "shift": _of(resolved.shift, np.float32),
         "rectangles": _of(resolved.rectangles, np.int64),
         "fills": _of(resolved.fills, np.float32),
+        "out": out.data_ptr() + out.stride(0) * out.element_size() * rows,
     }
     _check_shapes(arrays, batch, channels, canvas)
     one = _Pass(
@@ -118,12 +130,19 @@ def run(
         height=height,
         width=width,
         out_type=_TYPES.index(out.dtype),
-        out_stride=(ctypes.c_int64 * 4)(*out.stride()),
-        out=out.data_ptr(),
+        streams=_streams(out),
+        out_stride=(ctypes.c_int64 * 3)(*out.stride()[1:]),
         **{name: array.ctypes.data for name, array in arrays.items()},
     )
     if not library.toque_run(ctypes.byref(one), 0, batch, _LEVELS.index(level)):
         raise MemoryError(f"augment: no memory for a picture of {height} x {width} x {channels}")
+
+
+def _streams(out: torch.Tensor) -> bool:
+    """Whether rows are stored past the caches: aligned rows of a result larger than they are."""
+    step = out.stride()
+    aligned = step[3] == 1 and step[2] % 16 == 0 and step[1] % 16 == 0 and step[0] % 16 == 0
+    return out.dtype == torch.float32 and aligned and out.numel() > 2**22
 
 
 def _of(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
@@ -158,7 +177,7 @@ def _check_shapes(
     arrays: dict[str, npt.NDArray[np.generic]], batch: int, channels: int, canvas: Canvas
 ) -> None:
     """What C relies on; our own mistakes, not the user's."""
-    assert arrays["image"].shape == (batch,) and len(canvas) == batch
+    assert arrays["image"].shape == arrays["out"].shape == (batch,) and len(canvas) == batch
     assert arrays["matrix"].shape == (batch, 3, 3)
     for name in ("visible", "readable"):
         assert arrays[name].shape == (batch, 4)

@@ -42,6 +42,8 @@ def run(images: torch.Tensor, resolved: Resolved, out: torch.Tensor) -> None:
 
 def read(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     """The geometry: a new float32 tensor in 0 .. 1."""
+    if images.dtype != torch.uint8:
+        images = images.to(torch.float32)
     if canvas.kind == "shift":
         return in_unit_range(_shift(images, canvas))
     if canvas.kind == "resize":
@@ -95,14 +97,30 @@ def _shift(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     return pixels
 
 
+def nearest(
+    canvas: Canvas, axis: int, size: int, source_size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The source row (axis 1) or column (axis 0) nearest to each of the result, and whether it is
+    visible: [B, size] each; for canvases that keep the axes."""
+    centre = _centres(canvas, axis, size)
+    if canvas.kind == "shift":
+        return _indices(np.floor(centre), canvas, axis, source_size)
+    low, high = (canvas.readable[:, edge - axis, None] for edge in (1, 3))
+    index = np.clip(np.floor(centre + 1e-9), np.floor(low + 1e-6), np.ceil(high - 1e-6) - 1)
+    shown = canvas.visible[:, [1 - axis, 3 - axis]]
+    visible: npt.NDArray[np.bool_] = np.asarray((centre > shown[:, :1]) & (centre < shown[:, 1:]))
+    return np.clip(index, 0, source_size - 1).astype(np.int64), visible
+
+
 def _indices(
     at: _Doubles, canvas: Canvas, axis: int, size: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Source rows or columns, brought inside by the padding mode, and which need no fill."""
-    low = np.rint(canvas.visible[:, 1 - axis, None]).astype(np.int64)
-    high = np.rint(canvas.visible[:, 3 - axis, None]).astype(np.int64)
-    index: npt.NDArray[np.int64] = at.astype(np.int64)
     mode = canvas.padding.mode if canvas.padding else "constant"
+    shown = canvas.visible if mode == "constant" else canvas.readable
+    low = np.rint(shown[:, 1 - axis, None]).astype(np.int64)
+    high = np.rint(shown[:, 3 - axis, None]).astype(np.int64)
+    index: npt.NDArray[np.int64] = at.astype(np.int64)
     inside: npt.NDArray[np.bool_] = np.asarray((index >= low) & (index < high))
     if mode == "constant":
         return np.clip(index, 0, size - 1), inside
@@ -113,8 +131,9 @@ def _indices(
         turn = (index - low) % (2 * length)
         index = low + np.minimum(turn, 2 * length - 1 - turn)
     else:  # reflect: ... 2 1 | 0 1 2 | 1 0 ...
-        turn = (index - low) % np.maximum(2 * length - 2, 1)
-        index = low + np.minimum(turn, 2 * length - 2 - turn)
+        period = np.maximum(2 * length - 2, 1)
+        turn = (index - low) % period
+        index = low + np.minimum(turn, period - turn) * (length > 1)
     return index, np.ones_like(inside)
 
 
@@ -226,9 +245,11 @@ def _jacobian(canvas: Canvas) -> _Doubles:
     """d source / d result in the middle of the picture: [B, 2, 2]."""
     middle = np.stack([canvas.width / 2, canvas.height / 2, np.ones(len(canvas))], axis=1)
     at = np.einsum("bij,bj->bi", canvas.matrix, middle)
-    where = at[:, :2] / at[:, 2:]
+    # On the horizon of a perspective nothing has a size; any number will do.
+    depth = np.where(np.abs(at[:, 2:]) < 1e-6, 1.0, at[:, 2:])
+    where = at[:, :2] / depth
     slope = canvas.matrix[:, :2, :2] - where[:, :, None] * canvas.matrix[:, 2:, :2]
-    return np.asarray(slope / at[:, 2:, None])
+    return np.asarray(slope / depth[:, :, None])
 
 
 def reduced(canvas: Canvas, factors: _Doubles) -> tuple[Canvas, Canvas]:

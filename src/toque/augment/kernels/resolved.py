@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from toque.augment.canvas import Canvas
 
@@ -22,6 +23,8 @@ class Resolved:
              scale, shift: of each channel, float32 [C]
              rectangles: top, left, height, width in the result, int64 [B, E, 4]
              fills: what is written into each rectangle, after scale and shift: float32 [E, C]
+             noisy: the rectangles among them that are then filled with keyed normal noise: (number,
+             seed of each image [B])
     """
 
     canvas: Canvas
@@ -31,6 +34,7 @@ class Resolved:
     shift: npt.NDArray[np.float32]
     rectangles: npt.NDArray[np.int64]
     fills: npt.NDArray[np.float32]
+    noisy: tuple[tuple[int, torch.Tensor], ...] = ()
 
     def __getitem__(self, images: slice) -> Resolved:
         """The same pass for some of the images."""
@@ -40,4 +44,5 @@ class Resolved:
             codes=self.codes[images],
             factors=self.factors[images],
             rectangles=self.rectangles[images],
+            noisy=tuple((number, seed[images]) for number, seed in self.noisy),
         )

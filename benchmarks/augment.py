@@ -1,0 +1,307 @@
+"""CPU time per image of whole augmentation pipelines beside torchvision, kornia and albumentationsx.
+
+    python benchmarks/augment.py [--rounds 9] [--only i ii] [--record]
+    python benchmarks/augment.py --psnr PHOTO...    resize + rotation: how near to a supersampled picture
+
+    i    RandomResizedCrop + flip + normalise          256 -> 224, batch of 64, float32
+    ii   i + ColorJitter(.4, .4, .4, .1) + RandomErasing(.25)
+    iii  ii + rotation by -15 .. 15 degrees, bilinear
+    32   crop of 32 with padding 4 + flip + normalise + cut-out, batch of 512
+    ra   RandAugment, ta TrivialAugmentWide: on 224, + normalise
+
+One thread, the drawing of parameters included, every contender once in each round in an order drawn anew, median
+over the rounds. The allocator is told to keep large blocks (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_),
+which is worth more to the peers than to toque. Peers that are not installed are left out; none of
+them is needed by toque. The floor is out.copy_(batch) from uint8 at the size of the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+TUNED = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1),
+    "OMP_NUM_THREADS": "1",
+}
+if __name__ == "__main__" and any(os.environ.get(name) != value for name, value in TUNED.items()):
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.argv],
+        {**os.environ, **TUNED, "NO_ALBUMENTATIONS_UPDATE": "1"},
+    )
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+
+from toque import augment  # noqa: E402
+from toque.augment import kernels  # noqa: E402
+from toque.random import Key  # noqa: E402
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+JITTER = (0.4, 0.4, 0.4, 0.1)
+SIZES = {
+    "i": (64, 256, 224),
+    "ii": (64, 256, 224),
+    "iii": (64, 256, 224),
+    "32": (512, 32, 32),
+    "ra": (64, 224, 224),
+    "ta": (64, 224, 224),
+}
+Contenders = dict[str, Callable[[], object]]
+
+
+def pictures(number: int, size: int) -> torch.Tensor:
+    """Smooth pictures with grain, uint8 [B, 3, size, size] in channels_last, as decoders give them."""
+    rng = np.random.default_rng(0)
+    small = torch.from_numpy(rng.uniform(0, 255, (number, 3, 9, 9)).astype(np.float32))
+    smooth = torch.nn.functional.interpolate(small, (size, size), mode="bicubic")
+    grain = torch.from_numpy(rng.normal(0, 9, (number, 3, size, size)).astype(np.float32))
+    images = (smooth + grain).clamp(0, 255).to(torch.uint8)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def ours(which: str, images: torch.Tensor) -> Contenders:
+    crop, flip = augment.RandomResizedCrop(224), augment.RandomHorizontalFlip()
+    jitter, erase = augment.ColorJitter(*JITTER), augment.RandomErasing(0.25)
+    turn, normalize = augment.RandomRotation(15, "bilinear"), augment.Normalize(MEAN, STD)
+    steps = {
+        "i": [crop, flip, normalize],
+        "ii": [crop, flip, jitter, normalize, erase],
+        "iii": [crop, flip, turn, jitter, normalize, erase],
+        "32": [augment.RandomCrop(32, padding=4), flip, normalize, augment.Cutout(8)],
+    }
+    if hasattr(augment, "RandAugment"):
+        steps["ra"] = [augment.RandAugment(), normalize]
+        steps["ta"] = [augment.TrivialAugmentWide(), normalize]
+    if which not in steps:
+        return {}
+    key = Key(0, 0, np.arange(len(images)))
+
+    def contender(kernel: str, **options: object) -> Callable[[], object]:
+        pipeline = augment.Compose(steps[which], kernel=kernel, **options)
+        layout = torch.channels_last if pipeline.channels_last else torch.contiguous_format
+        size = SIZES[which][2]
+        out = torch.empty((len(images), 3, size, size), dtype=pipeline.dtype, memory_format=layout)
+        return lambda: pipeline(images, key=key, out=out)
+
+    best = kernels.available()[-1]
+    found = {"toque": contender("auto")}
+    if best != "reference":
+        found |= {f"toque ({kernel})": contender(kernel) for kernel in kernels.available()[-2:-1]}
+        found["toque, bfloat16 channels_last"] = contender(
+            best, dtype=torch.bfloat16, channels_last=True
+        )
+    found["toque (reference)"] = contender("reference")
+    return found
+
+
+def floor(which: str, images: torch.Tensor) -> Contenders:
+    size = SIZES[which][2]
+    source = torch.zeros(len(images), 3, size, size, dtype=torch.uint8)
+    out = torch.empty(source.shape)
+    return {"floor: out.copy_(uint8)": lambda: out.copy_(source)}
+
+
+def torchvision(which: str, images: torch.Tensor) -> Contenders:
+    from torchvision.transforms import InterpolationMode, v2
+
+    flip, jitter = v2.RandomHorizontalFlip(), v2.ColorJitter(*JITTER)
+    crop = v2.RandomResizedCrop(224, antialias=True)
+    turn = v2.RandomRotation(15, InterpolationMode.BILINEAR)
+    last = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    square = v2.RandomErasing(1.0, scale=(1 / 16, 1 / 16), ratio=(1, 1))
+    steps = {
+        "i": [crop, flip, *last],
+        "ii": [crop, flip, jitter, *last, v2.RandomErasing(0.25)],
+        "iii": [crop, flip, turn, jitter, *last, v2.RandomErasing(0.25)],
+        "32": [v2.RandomCrop(32, padding=4), flip, *last, square],
+        "ra": [v2.RandAugment(), *last],
+        "ta": [v2.TrivialAugmentWide(), *last],
+    }
+    pipeline = v2.Compose(steps[which])
+    contiguous = images.contiguous()
+    return {
+        "torchvision, per sample": lambda: torch.stack([pipeline(image) for image in contiguous]),
+        "torchvision, one draw a batch": lambda: pipeline(contiguous),
+    }
+
+
+def kornia(which: str, images: torch.Tensor) -> Contenders:
+    import kornia.augmentation as K
+
+    flip, jitter = K.RandomHorizontalFlip(0.5), K.ColorJitter(*JITTER, p=1.0)
+    crop = K.RandomResizedCrop((224, 224), scale=(0.08, 1.0), cropping_mode="slice")
+    normalize = K.Normalize(torch.tensor(MEAN), torch.tensor(STD))
+    erase = K.RandomErasing(p=0.25, scale=(0.02, 0.33))
+    square = K.RandomErasing(p=1.0, scale=(1 / 16, 1 / 16), ratio=(1.0, 1.0))
+    steps = {
+        "i": [crop, flip, normalize],
+        "ii": [crop, flip, jitter, normalize, erase],
+        "iii": [crop, flip, K.RandomRotation(15.0, p=1.0), jitter, normalize, erase],
+        "32": [K.RandomCrop((32, 32), padding=4), flip, normalize, square],
+    }
+    if which in ("ra", "ta"):
+        from kornia.augmentation.auto import RandAugment, TrivialAugment
+
+        policy = RandAugment(2, 9) if which == "ra" else TrivialAugment()
+        contiguous = images.contiguous()
+        return {"kornia": lambda: normalize(policy(contiguous.float().div_(255)))}
+    pipeline = K.AugmentationSequential(*steps[which], data_keys=["input"])
+    contiguous = images.contiguous()
+    return {"kornia": lambda: pipeline(contiguous.float().div_(255))}
+
+
+def albumentationsx(which: str, images: torch.Tensor) -> Contenders:
+    import albumentations as A
+    import cv2
+    from albumentations.pytorch import ToTensorV2
+
+    cv2.setNumThreads(0)
+    jitter = A.ColorJitter(
+        brightness=(0.6, 1.4), contrast=(0.6, 1.4), saturation=(0.6, 1.4), hue=(-0.1, 0.1), p=1.0
+    )
+    crop = A.RandomResizedCrop(size=(224, 224), scale=(0.08, 1.0), interpolation=cv2.INTER_LINEAR)
+    flip, normalize = A.HorizontalFlip(p=0.5), A.Normalize(MEAN, STD)
+    turn = A.Rotate((-15, 15), p=1.0, border_mode=cv2.BORDER_CONSTANT)
+    erase = A.Erasing(scale=(0.02, 0.33), p=0.25)
+    square = A.CoarseDropout(
+        num_holes_range=(1, 1), hole_height_range=(8, 8), hole_width_range=(8, 8), p=1.0
+    )
+    steps = {
+        "i": [crop, flip, normalize],
+        "ii": [crop, flip, jitter, normalize, erase],
+        "iii": [crop, flip, turn, jitter, normalize, erase],
+        "32": [
+            A.Pad(padding=4, border_mode=cv2.BORDER_CONSTANT),
+            A.RandomCrop(32, 32),
+            flip,
+            normalize,
+            square,
+        ],
+    }
+    if which not in steps:
+        return {}
+    pipeline = A.Compose([*steps[which], ToTensorV2()])
+    arrays = [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images]
+    return {
+        "albumentationsx, per sample (no anti-alias)": lambda: torch.stack(
+            [pipeline(image=a)["image"] for a in arrays]
+        )
+    }
+
+
+def measure(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
+    """CPU seconds of each call, all contenders in each round, after two rounds of warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 2):
+        order = list(contenders.items())
+        # Whoever comes after a contender that reads the same images finds them in the cache.
+        np.random.default_rng(turn).shuffle(order)
+        for name, call in order:
+            began = time.process_time()
+            call()
+            if turn >= 2:
+                seconds[name].append(time.process_time() - began)
+    return seconds
+
+
+def quality(photos: list[str]) -> str:
+    """PSNR of photos at 500 x 375 -> 224, turned by 15 degrees, against 6 x supersampling; the middle."""
+    from PIL import Image
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import functional as F
+
+    def turned(images: torch.Tensor, size: int) -> torch.Tensor:
+        steps = [augment.Resize((size, size)), augment.RandomRotation((15, 15), "bilinear")]
+        return augment.Compose(steps)(images, key=Key(0, 0, np.arange(len(images))))
+
+    arrays = [
+        np.array(Image.open(photo).convert("RGB").resize((500, 375), Image.Resampling.LANCZOS))
+        for photo in photos
+    ]
+    images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+    truth = F.resize(turned(images, 6 * 224), [224, 224], antialias=True)
+    twice = F.resize(images.float() / 255, [224, 224], antialias=True)
+    results = {
+        "toque": turned(images, 224),
+        "torchvision (resize, rotate)": F.rotate(twice, 15, InterpolationMode.BILINEAR),
+    }
+    inner = slice(40, 184)
+    errors = {
+        name: (result - truth)[..., inner, inner].square().mean()
+        for name, result in results.items()
+    }
+    return ", ".join(
+        f"{name} {-10 * float(torch.log10(error)):.1f} dB" for name, error in errors.items()
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", nargs="+", choices=list(SIZES), default=list(SIZES))
+    parser.add_argument("--record", action="store_true", help="append the figures to RESULTS.md")
+    parser.add_argument(
+        "--psnr", nargs="+", metavar="PHOTO", help="measure quality instead of time"
+    )
+    options = parser.parse_args()
+    if options.psnr:
+        text = f"resize to 224 + rotation by 15 degrees, {len(options.psnr)} photos at 500 x 375, PSNR against 6 x supersampling: {quality(options.psnr)}"
+        print(text)
+        if options.record:
+            from record import append
+
+            append("Augmentation: quality of one resample", text)
+        return
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    for which in options.only:
+        number, size, _ = SIZES[which]
+        images = pictures(number, size)
+        contenders: Contenders = {}
+        for side in (ours, floor, torchvision, kornia, albumentationsx):
+            try:
+                contenders |= side(which, images)
+            except ImportError as missing:
+                print(f"({side.__name__} is left out: {missing})")
+        seconds = measure(contenders, options.rounds)
+        medians = {name: statistics.median(times) / number * 1e6 for name, times in seconds.items()}
+        if not any(name.startswith("toque") for name in medians):
+            continue
+        own = next(iter(medians.values()))
+        print(
+            f"\n{which}: CPU-microseconds per image, n = {options.rounds}, load {os.getloadavg()[0]:.1f}"
+        )
+        for name, median in medians.items():
+            low, high = (edge / number * 1e6 for edge in (min(seconds[name]), max(seconds[name])))
+            print(f"  {name:46s} {median:9.1f}   {low:9.1f} .. {high:9.1f}   x {median / own:6.2f}")
+        if options.record:
+            from record import append
+
+            found = []
+            for package in ("torchvision", "kornia", "albumentationsx"):
+                try:
+                    found.append(f"{package} {version(package)}")
+                except PackageNotFoundError:
+                    continue
+            rows = ", ".join(
+                f"{name} {median:.3g} (x {median / own:.2f})" for name, median in medians.items()
+            )
+            append(
+                "Augmentation on the CPU",
+                f"{which}: CPU-us per image, median of {options.rounds}, one thread, load {os.getloadavg()[0]:.1f}, {', '.join(found)}: {rows}",
+            )
+
+
+if __name__ == "__main__":
+    main()

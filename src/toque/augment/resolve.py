@@ -1,0 +1,154 @@
+"""What a pipeline is given, checked; and what a pass means for it, worked out.
+
+Shape letters: B images, C channels, H W source height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from toque import checks
+from toque.augment import kernels
+from toque.augment.canvas import Canvas, Counts
+from toque.augment.kernels.resolved import Resolved
+from toque.augment.parameters import Parameters
+from toque.augment.plan import Pass
+from toque.augment.transform import Floats, Integers
+
+Images = torch.Tensor | Sequence[torch.Tensor]
+"""A batch [B, C, H, W], or one [C, H, W] for each image; uint8 in 0 .. 255 or float in 0 .. 1."""
+
+
+def check_images(images: Images) -> tuple[Counts, int, torch.device]:
+    """Sizes [B, 2], channels and device, checked by shape and dtype alone."""
+    listed = [images] if isinstance(images, torch.Tensor) else list(images)
+    rank = 4 if isinstance(images, torch.Tensor) else 3
+    for image in listed:
+        if not isinstance(image, torch.Tensor):
+            raise checks.invalid_type(
+                "Compose", "images", "tensors", type(image).__name__,
+                "Use torch.from_numpy(array).permute(2, 0, 1) for an array [H, W, C].",
+            )  # fmt: skip
+        if image.ndim != rank:
+            rule = "[B, C, H, W], or a list of [C, H, W]"
+            raise checks.invalid(
+                "Compose", "images", rule, list(image.shape),
+                "Add the missing dimension with [None]." if image.ndim < rank else "Flatten it.",
+            )  # fmt: skip
+        if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
+            raise checks.invalid_type(
+                "Compose", "images", "uint8 in 0 .. 255 or float in 0 .. 1", image.dtype,
+                "Convert them with images.to(torch.uint8) or images / 255.",
+            )  # fmt: skip
+        if 0 in image.shape[-2:] or image.shape[-3] == 0:
+            raise checks.invalid(
+                "Compose", "images", "of at least one pixel", list(image.shape), "Leave it out."
+            )
+        first = listed[0]
+        if (image.shape[-3], image.dtype, image.device) != (
+            first.shape[-3], first.dtype, first.device
+        ):  # fmt: skip
+            raise checks.invalid(
+                "Compose", "images", "alike in channels, dtype and device",
+                f"{image.shape[-3]} {image.dtype} {image.device} and {first.shape[-3]} "
+                f"{first.dtype} {first.device}", "Convert them to one kind first.",
+            )  # fmt: skip
+    if isinstance(images, torch.Tensor):
+        sizes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
+        return sizes, images.shape[1], images.device
+    if not listed:
+        return np.empty((0, 2), dtype=np.int64), 3, torch.device("cpu")
+    sizes = np.array([image.shape[1:] for image in listed], dtype=np.int64)
+    return sizes, listed[0].shape[0], listed[0].device
+
+
+def check_parameters(parameters: Parameters) -> None:
+    """Raises ValueError for parameters that are no numbers; they lie on the CPU, so it is cheap."""
+    for draw in parameters.draws:
+        for name, values in draw.items():
+            if values.is_floating_point() and not np.isfinite(values.numpy().sum()):
+                raise checks.invalid(
+                    "Compose.apply", f"parameters {name}", "finite", "NaN or infinity",
+                    "Draw them again with pipeline.draw(key).",
+                )  # fmt: skip
+
+
+def canvas_of(images: Images) -> Canvas:
+    """The canvas of untouched images."""
+    return Canvas.of(check_images(images)[0])
+
+
+def as_floats(images: Images, kernel: str) -> torch.Tensor:
+    """What a filter gets: float32 in 0 .. 1, contiguous."""
+    if isinstance(images, torch.Tensor):
+        if images.dtype == torch.float32 and images.is_contiguous():
+            return images
+        floats = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        start = Canvas.of(check_images(images)[0])
+        resolved = resolve(Pass(), Parameters(len(images), ()), start, images.shape[1])
+        kernels.run(images, resolved, floats, kernel)
+        return floats
+    sizes = {image.shape for image in images}
+    if len(sizes) > 1:
+        raise checks.invalid(
+            "Compose", "images", "of one size where a filter runs",
+            " and ".join(str(list(size)) for size in sorted(sizes)[:3]),
+            "Put a crop or Resize((height, width)) before the filter.",
+        )  # fmt: skip
+    return as_floats(torch.stack(list(images)), kernel)
+
+
+def place(one: Pass, parameters: Parameters, start: Canvas) -> Canvas:
+    """The canvas after the geometry of a pass."""
+    canvas = replace(start, padding=one.outside())
+    for number, geometric in one.geometric:
+        canvas = geometric.place(canvas, parameters.draws[number])
+    return canvas
+
+
+def resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> Resolved:
+    """A pass with every number it needs for these images."""
+    canvas = place(one, parameters, start)
+    num = len(canvas)
+    codes = [np.empty((num, 0), dtype=np.int32)]
+    factors = [np.empty((num, 0), dtype=np.float32)]
+    for number, pointwise in one.pointwise:
+        pointwise.check_channels(channels)
+        code, factor = pointwise.operations(parameters.draws[number])
+        codes.append(code.astype(np.int32, copy=False))
+        factors.append(factor.astype(np.float32))
+    scale: Floats = np.ones(channels)
+    shift: Floats = np.zeros(channels)
+    for normalize in one.normalize:
+        scale, shift = normalize.scale_and_shift(channels)
+    rectangles: list[Integers] = [np.empty((num, 0, 4), dtype=np.int64)]
+    fills: list[Floats] = []
+    noisy: list[tuple[int, torch.Tensor]] = []
+    for number, erasing, num_before in one.erasing:
+        boxes = erasing.rectangles(parameters.draws[number], canvas.height, canvas.width)
+        rectangles.append(boxes[:, None])
+        fill = erasing.fill
+        if fill is None:
+            noisy.append((len(fills), parameters.draws[number]["noise"]))
+        elif len(fill) not in (1, channels):
+            raise checks.invalid(
+                type(erasing).__name__, "value", f"1 or {channels} numbers", len(fill),
+                "Give one number, or one per channel.",
+            )  # fmt: skip
+        value = np.broadcast_to(np.array(fill or (0.0,), dtype=np.float64), channels)
+        # Erased before Normalize: the fill is normalised with the rest.
+        fills.append(value if num_before == len(one.normalize) else value * scale + shift)
+    return Resolved(
+        canvas,
+        np.concatenate(codes, axis=1),
+        np.concatenate(factors, axis=1),
+        scale.astype(np.float32),
+        shift.astype(np.float32),
+        np.concatenate(rectangles, axis=1),
+        np.array(fills, dtype=np.float32).reshape(len(fills), channels),
+        tuple(noisy),
+    )
