@@ -148,6 +148,17 @@ def test_without_a_pipeline_images_are_stacked_as_they_are():
         list(training(Sized(), None))
 
 
+def test_the_output_may_change_its_size_from_batch_to_batch():
+    class Through(Anyhow):
+        def apply(self, images, parameters, out=None):
+            assert out is None
+            return torch.stack(list(images)).float()
+
+    source = Sized()
+    for index, batch in enumerate(evaluation_batches(source, Through(), batch_size=1, threads=2)):
+        assert torch.equal(batch.images[0], source.read(index).float())
+
+
 def test_a_batch_that_is_kept_does_not_change():
     batches = list(training(Sized(), Sampler(), stop=400, threads=2))
     copies = [batch.images.clone() for batch in training(Sized(), Sampler(), stop=400, threads=0)]
