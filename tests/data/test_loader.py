@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data import pictures
-from data.standin import Anyhow, RandomDataset, Sampler, Sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data import pictures
+from tests.data.standin import Anyhow, RandomDataset, Sampler, Sized
 from toque import checks, data
 from toque.data import (
     ArraySource,
@@ -354,7 +354,7 @@ def test_closing_early_ends_the_workers():
 SPAWN = """
 import multiprocessing, sys
 import numpy as np
-from data.standin import RandomDataset
+from tests.data.standin import RandomDataset
 from toque.data import DatasetSource, evaluation_batches
 
 if __name__ == "__main__":
@@ -371,7 +371,7 @@ if __name__ == "__main__":
 
 
 def test_workers_may_be_spawned(tmp_path):
-    paths = [str(Path(__file__).parent.parent), str(Path(data.__file__).parent.parent.parent)]
+    paths = [str(Path(__file__).parents[2]), str(Path(data.__file__).parent.parent.parent)]
     script = tmp_path / "script.py"
     script.write_text(f"import sys\nsys.path[:0] = {paths}\n{SPAWN}")
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

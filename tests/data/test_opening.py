@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data import pictures
 from PIL import Image
 
+from tests.data import pictures
 from toque import checks, data
 
 JPEG, PNG = pictures.jpeg(), pictures.png()
