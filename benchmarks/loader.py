@@ -20,7 +20,7 @@ from toque import data
 from toque.data.order import stream
 from toque.random import Key
 
-BATCH_IMAGES, BLOCK_IMAGES, NUM_IMAGES = 8, 5344, 80_160
+BATCH_IMAGES, BLOCK_IMAGES, NUM_IMAGES = 8, 2672, 320_640
 
 
 class ToFloat:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from data.standin import RandomDataset
 from PIL import Image
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
+from tests.data.standin import RandomDataset
 from toque.data import DatasetSource
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)

@@ -6,11 +6,11 @@ import struct
 import numpy as np
 import pytest
 import torch
-from data import pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from tests.data import pictures
 from toque import checks
 from toque.data import UnreadableImage, decode
 

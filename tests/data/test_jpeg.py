@@ -4,11 +4,11 @@ import io
 
 import numpy as np
 import pytest
-from data import pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.data import pictures
 from toque.data import jpeg
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data import pictures
-from data.standin import Anyhow, RandomDataset, Sampler, Sized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.data import pictures
+from tests.data.standin import Anyhow, RandomDataset, Sampler, Sized
 from toque import checks, data
 from toque.data import (
     ArraySource,
@@ -146,6 +146,17 @@ def test_without_a_pipeline_images_are_stacked_as_they_are():
             assert torch.equal(batch.images, ARRAYS.images[torch.from_numpy(batch.indices)])
     with pytest.raises(ValueError, match=r"without a pipeline must be of one size.*resizes"):
         list(training(Sized(), None))
+
+
+def test_the_output_may_change_its_size_from_batch_to_batch():
+    class Through(Anyhow):
+        def apply(self, images, parameters, out=None):
+            assert out is None
+            return torch.stack(list(images)).float()
+
+    source = Sized()
+    for index, batch in enumerate(evaluation_batches(source, Through(), batch_size=1, threads=2)):
+        assert torch.equal(batch.images[0], source.read(index).float())
 
 
 def test_a_batch_that_is_kept_does_not_change():
@@ -343,7 +354,7 @@ def test_closing_early_ends_the_workers():
 SPAWN = """
 import multiprocessing, sys
 import numpy as np
-from data.standin import RandomDataset
+from tests.data.standin import RandomDataset
 from toque.data import DatasetSource, evaluation_batches
 
 if __name__ == "__main__":
@@ -360,7 +371,7 @@ if __name__ == "__main__":
 
 
 def test_workers_may_be_spawned(tmp_path):
-    paths = [str(Path(__file__).parent.parent), str(Path(data.__file__).parent.parent.parent)]
+    paths = [str(Path(__file__).parents[2]), str(Path(data.__file__).parent.parent.parent)]
     script = tmp_path / "script.py"
     script.write_text(f"import sys\nsys.path[:0] = {paths}\n{SPAWN}")
     ended = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data import pictures
 from PIL import Image
 
+from tests.data import pictures
 from toque import checks, data
 
 JPEG, PNG = pictures.jpeg(), pictures.png()
@@ -168,9 +168,18 @@ def test_a_class_without_images(tmp_path):
 @pytest.mark.parametrize(("more", "less"), [("train", "val"), ("val", "train")])
 def test_a_class_in_one_part_only(tmp_path, more, less):
     pictures.folder(tmp_path / more, {"cat": 2, "daisies": 2, "dog": 2})
-    pictures.folder(tmp_path / less, {"cat": 2, "daisy": 2, "dog": 2})
-    said = mistake("the classes in", tmp_path)
-    assert "Did you mean" in said and "dais" in said and "Add " in said
+    pictures.folder(tmp_path / less, {"cat": 2, "dog": 2})
+    said = mistake("also daisies", tmp_path)
+    assert f"the classes in {tmp_path / more} must be those in {tmp_path / less}" in said
+    assert said.endswith(
+        f"Add {tmp_path / less / 'daisies'}, or remove {tmp_path / more / 'daisies'}."
+    )
+
+
+def test_a_class_spelt_in_two_ways(tmp_path):
+    pictures.folder(tmp_path / "train", {"cat": 2, "daisy": 2})
+    pictures.folder(tmp_path / "val", {"cat": 2, "daisies": 2})
+    mistake(r"also daisies\. Did you mean daisy\?", tmp_path)
 
 
 def test_classes_that_differ_in_case(tmp_path):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from data.standin import RandomDataset, Sized
 
+from tests.data.standin import RandomDataset, Sized
 from toque.data import ArraySource, DatasetSource, Part, own
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (200, 1, 4, 4), dtype=np.uint8)

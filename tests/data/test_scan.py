@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from data import pictures
 from PIL import Image
 
+from tests.data import pictures
 from toque.data.scan import BadFile, say_bad, scan
 
 PHOTO = (pictures.PHOTOS / "rocket.jpg").read_bytes()

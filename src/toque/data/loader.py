@@ -28,7 +28,7 @@ _BATCHES_AHEAD = 3
 _AHEAD_BYTES = 2**30
 # Small images in memory are prepared by the block, so that handing it from thread to thread costs
 # little for each batch.
-_BLOCK_BYTES = 16 * 2**20
+_BLOCK_BYTES = 8 * 2**20
 _SLICE_IMAGES = 16
 
 
@@ -167,10 +167,13 @@ class _Pass:
     def _blocks_ahead(self, buffers: Buffers | None) -> int:
         if self._threads == 0:
             return 0
+        # A block of many batches keeps its thread busy: one for each thread is enough.
+        many = self._block_images > self._work.batch_size
+        most = min(_BATCHES_AHEAD, self._threads) if many else _BATCHES_AHEAD
         if buffers is None:
-            return _BATCHES_AHEAD
+            return most
         block_bytes = self._block_images * buffers.form.image_bytes
-        return max(1, min(_BATCHES_AHEAD, _AHEAD_BYTES // block_bytes))
+        return max(1, min(most, _AHEAD_BYTES // block_bytes))
 
     def _buffers(self, images: torch.Tensor) -> Buffers | None:
         """Output memory like the first batch's, where every batch will be like it."""
