@@ -201,13 +201,18 @@ class Checkpointed(nn.Module):
 @contextmanager
 def _statistics_kept(body: nn.Module) -> Iterator[None]:
     norms = [m for m in body.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    counts = [None if count is None else count.clone() for _, count in before]
     try:
         for norm in norms:
-            norm.track_running_stats = False  # normalises as before, updates nothing
+            # Not track_running_stats = False: the layer would then save other tensors than before.
+            norm.momentum = 0.0
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, tracked), count in zip(norms, before, counts, strict=True):
+            norm.momentum = momentum
+            if tracked is not None and count is not None:
+                tracked.copy_(count)
 
 
 def _shortcut(body: nn.Module) -> nn.Module:
