@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from torch import nn
 from toque import checks
 from toque.models import surgery
 from toque.models.classifier import Classifier
+from toque.models.description import describe
 from toque.models.fpn import FPN, Maps
 
 # Name -> (module of toque.models, function): nothing is imported before it is asked for.
@@ -93,6 +96,46 @@ def create(
 def names() -> list[str]:
     """The names of toque's own models, as `create` takes them."""
     return [f"toque/{name}" for name in _OWN]
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a model is: parameters, FLOPs of one image, and the image, as in 3x224x224."""
+
+    parameters: int
+    flops: int
+    input: str
+
+
+def matching(pattern: str) -> list[str]:
+    """The names that match a glob; a bare one is toque's. timm and torchvision only if named."""
+    catalogue, _, _ = pattern.rpartition("/")
+    known = names()
+    if catalogue == "timm":
+        known = [f"timm/{name}" for name in _catalogue("timm").list_models()]
+    elif catalogue == "torchvision":
+        models = _catalogue("torchvision.models")
+        known = [f"torchvision/{name}" for name in models.list_models(module=models)]
+    elif not catalogue:
+        pattern = f"toque/{pattern}"
+    return [name for name in known if fnmatchcase(name, pattern)]
+
+
+def size(name: str, *, num_classes: int) -> Size:
+    """Parameters and operations of a model for three channels at the size it is made for."""
+    side = _side(name)
+    model = create(name, num_classes=num_classes)
+    described = describe(model, [1, 3, side, side]).root
+    return Size(described.parameters, described.flops, f"3x{side}x{side}")
+
+
+def _side(name: str) -> int:
+    catalogue, _, short = name.rpartition("/")
+    if catalogue == "timm":
+        return int(_catalogue("timm").get_pretrained_cfg(short).input_size[-1])
+    if "small" in short or short == "airbench94":
+        return 32 if short.startswith(("resnet", "airbench")) else 224
+    return 299 if short == "inception_v3" else 224
 
 
 def _toque(
