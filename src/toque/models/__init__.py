@@ -1,6 +1,6 @@
 """Architectures of many branches and skip connections, and the management of their parameters."""
 
-from toque.models import initialise, memory, parameters, shapes, surgery
+from toque.models import initialise, memory, parameters, shapes, surgery, weights
 from toque.models.blocks import (
     Checkpointed,
     LayerScale,
@@ -63,4 +63,5 @@ __all__ = [
     "shapes",
     "signal",
     "surgery",
+    "weights",
 ]
