@@ -89,7 +89,7 @@ def predict(
         images = torch.empty(*input_shape, dtype=dtype)
         for _ in range(2):  # the optimiser's state exists from the second step on
             answer = functional_call(model, state, (images,))
-            value = _squares(answer) if loss is None else loss(answer)
+            value = squares(answer) if loss is None else loss(answer)
             del answer
             torch.autograd.backward(value)
             del value
@@ -141,7 +141,8 @@ def _optimizer(name: str, learn: list[torch.Tensor], foreach: bool) -> torch.opt
     return torch.optim.AdamW(learn, lr=1e-3, foreach=foreach)
 
 
-def _squares(answer: Any) -> torch.Tensor:
+def squares(answer: Any) -> torch.Tensor:
+    """The mean of the squares of all outputs, summed: a scalar loss for any model."""
     leaves = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
     return torch.stack([leaf.square().mean() for leaf in leaves]).sum()
 
