@@ -120,12 +120,15 @@ def step(rounds: int, compiled: bool = False) -> str:
 
 def fused(rounds: int) -> str:
     parts = []
-    for name in ("toque/repvgg_a0", "toque/repvgg_b0"):
+    for name in ("toque/repvgg_a0", "toque/repvgg_b0", "toque/mobileone_s0"):
         model = unsettled(models.create(name, num_classes=1000)).eval()
         images = torch.randn(4, 3, 224, 224)
         deployed, difference = models.fuse(model, images)
         with torch.no_grad():
-            works = {"unfused": lambda m=model: m(images), "fused": lambda m=deployed: m(images)}
+            works = {
+                "unfused": lambda m=model, x=images: m(x),
+                "fused": lambda m=deployed, x=images: m(x),
+            }
             ratios = turns(works, rounds, "fused")
         parts.append(f"{name} x{shown(ratios['unfused'])}, difference {difference:.1e}")
     return "inference, unfused over fused, batch 4, 224 px, one thread: " + "; ".join(parts)

@@ -12,8 +12,8 @@ from toque.models.vit import VisionTransformer
 from .agreement import assert_agreement
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "repvgg_b0"])
-def test_repvgg_is_timm_s(name):
+@pytest.mark.parametrize("name", ["repvgg_a0", "repvgg_b0", "mobileone_s0"])
+def test_models_of_merging_branches_are_timm_s(name):
     theirs = models.create(f"timm/{name}", num_classes=7)
     own = models.create(f"toque/{name}", num_classes=7)
     assert_agreement(own, theirs, (2, 3, 64, 64))

@@ -23,6 +23,7 @@ _OWN = {
     "airbench94": ("airbench", "airbench94"),
     "fpn_resnet18": ("fpn", "fpn_resnet18"),
     "googlenet": ("googlenet", "googlenet"),
+    "mobileone_s0": ("mobileone", "mobileone_s0"),
     "repvgg_a0": ("repvgg", "repvgg_a0"),
     "repvgg_a1": ("repvgg", "repvgg_a1"),
     "repvgg_b0": ("repvgg", "repvgg_b0"),
