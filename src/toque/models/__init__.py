@@ -26,6 +26,7 @@ from toque.models.classifier import Classifier
 from toque.models.description import describe
 from toque.models.ema import EMA
 from toque.models.fusion import fuse, fusion_plan
+from toque.models.pruning import prune
 from toque.models.signal import signal
 from toque.models.skips import AttentionGate, LongSkips, Skip, Up
 
@@ -60,6 +61,7 @@ __all__ = [
     "memory",
     "names",
     "parameters",
+    "prune",
     "shapes",
     "signal",
     "surgery",
