@@ -142,6 +142,14 @@ def test_fpn_stands_on_any_backbone_of_timm(backbone):
     assert levels[0].shape[2] == 16 and levels[-1].shape[2] == 2
 
 
+def test_the_pyramid_carries_what_the_coarsest_map_knows_to_the_finest():
+    model = models.create("fpn_resnet18", num_classes=3).eval()
+    for lateral in model.lateral[:-1]:
+        nn.init.zeros_(lateral.weight)
+    one, other = (model.pyramid(torch.randn(1, 3, 64, 64))[0] for _ in range(2))
+    assert not torch.allclose(one, other)
+
+
 def test_fpn_refuses_a_backbone_that_classifies():
     from toque.models.fpn import FPN
 

@@ -109,6 +109,12 @@ def test_another_architecture_is_refused_and_nothing_is_loaded():
         weights.load(own, models.create("resnet10_small", num_classes=5).state_dict(), strict=True)
 
 
+def test_a_tensor_of_the_same_size_but_another_shape_is_not_taken():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 30))
+    state = {**model.state_dict(), "0.weight": torch.ones(4, 6)}
+    assert weights.load(model, state).kept == {"0.weight": "6x4 in the model, 4x6 in the file"}
+
+
 class Danger:
     def __reduce__(self):
         return print, ("code ran",)
