@@ -211,6 +211,21 @@ def test_the_rest_of_pytorch_takes_networks_of_parts(layout):
     assert all(p.grad is not None for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", ["resnet10_small", "unet_small", "vit_tiny", "fpn_resnet18"])
+def test_whole_models_compile_export_and_take_channels_last(name):
+    model = models.create(name, num_classes=5, image_size=32).train()
+    images = torch.randn(2, 3, 32, 32)
+    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager", fullgraph=True)
+    compiled(images).sum().backward()
+    model.eval()
+    exported = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim("B")},))
+    more = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(exported.module()(more), model(more), rtol=1e-4, atol=1e-4)
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    answer = last(more.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(answer, model(more), rtol=1e-3, atol=1e-4)
+
+
 def test_parts_work_on_other_dtypes():
     model = three_branches().eval()
     assert model.double()(torch.zeros(1, 3, 8, 8, dtype=torch.float64)).dtype == torch.float64

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,14 +31,10 @@ def describe(
     import torch
     from rich.console import Console
 
-    from toque import random
     from toque.models import description, memory, picture
 
     network, shape, title = _built(model, input_size, classes, batch)
-    images = None
-    if time:
-        random.seed_torch(0, "describe")
-        images = torch.randn(shape)
+    images = torch.linspace(0, 1e4, math.prod(shape)).sin_().reshape(shape) if time else None
     described = description.describe(network, shape, images=images)
     predicted = memory.predict(network, shape, optimizer=optimizer)
     console = Console(soft_wrap=True, highlight=False)

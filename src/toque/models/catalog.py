@@ -40,6 +40,17 @@ _OWN = {
     "vit_tiny": ("vit", "vit_tiny"),
 }
 
+# The same architecture elsewhere (tests/models hold them equal), whose weights fit ours.
+_SAME_AS = {
+    "mobileone_s0": "timm/mobileone_s0",
+    "repvgg_a0": "timm/repvgg_a0",
+    "repvgg_a1": "timm/repvgg_a1",
+    "repvgg_b0": "timm/repvgg_b0",
+    "resnet18": "torchvision/resnet18",
+    "resnet34": "torchvision/resnet34",
+    "resnet50": "torchvision/resnet50",
+    "resnet101": "torchvision/resnet101",
+}
 # torchvision's pretrained GoogLeNet and Inception come with extra heads that training would use.
 _NO_EXTRA_HEADS = {"aux_logits": False, "aux1": None, "aux2": None, "AuxLogits": None}
 
@@ -64,7 +75,8 @@ def create(
              of the other settings as it likes; "toque/fpn+timm/NAME" is an FPN over that backbone
              num_classes: outputs of the last layer
              in_channels: channels of the images
-             pretrained: load the catalogue's weights (timm and torchvision download them)
+             pretrained: weights trained on ImageNet, which timm and torchvision download; models of
+             toque's that have the architecture of one of theirs take its weights
              image_size: height and width in pixels, for models built for one size
     Raises:  ValueError: unknown name, with the nearest names; pretrained where there are no weights
              ImportError: timm or torchvision is not installed
@@ -144,16 +156,20 @@ def _toque(
 ) -> nn.Module:
     if name not in _OWN:
         raise _unknown("toque", name, _OWN)
-    if pretrained:
+    if pretrained and name not in _SAME_AS:
         raise checks.invalid(
-            "create", "pretrained", f"False for toque/{name}, which comes without weights", True,
-            "Take a model of timm or torchvision, or load weights of your own.",
+            "create", "pretrained", f"False for toque/{name}, which has no weights", True,
+            f"With weights: {', '.join(sorted(_SAME_AS))}; or take a model of timm or torchvision.",
         )  # fmt: skip
     module, function = _OWN[name]
     build = getattr(importlib.import_module(f"toque.models.{module}"), function)
     if image_size is not None and "image_size" in inspect.signature(build).parameters:
         settings["image_size"] = image_size
     model: nn.Module = build(**settings)
+    if pretrained:
+        theirs = create(_SAME_AS[name], pretrained=True, **settings).state_dict()
+        # Both register their layers in the order of use, so the n-th tensor of one is the other's.
+        model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
     return model
 
 
