@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from toque import models
+from toque.models import catalog
 
 
 def own_model(num_classes, image_size):
@@ -54,6 +55,26 @@ def test_a_function_of_ones_own_gets_the_settings_it_takes():
     assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
 
 
+@pytest.mark.parametrize("own", sorted(catalog._SAME_AS))
+def test_own_models_take_the_weights_of_their_twins(monkeypatch, own):
+    """No download here: the twin's function stands in with weights that are none of ours."""
+    catalogue, _, name = catalog._SAME_AS[own].partition("/")
+    torch.manual_seed(1)
+    twin = models.create(f"{catalogue}/{name}", num_classes=6, in_channels=1).eval()
+    asked = []
+
+    def answer(short, num_classes, in_channels, pretrained, image_size):
+        asked.append((short, num_classes, in_channels, pretrained))
+        return twin
+
+    monkeypatch.setattr(catalog, f"_{catalogue}", answer)
+    model = models.create(own, num_classes=6, in_channels=1, pretrained=True).eval()
+    assert asked == [(name, 6, 1, True)]
+    images = torch.randn(1, 1, 64, 64)
+    expected = twin(images).detach()
+    torch.testing.assert_close(model(images), expected, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [
@@ -64,7 +85,11 @@ def test_a_function_of_ones_own_gets_the_settings_it_takes():
         ("nosuch.package:model", {}, "PYTHONPATH"),
         (f"{__name__}:own_modle", {}, "Did you mean own_model"),
         (f"{__name__}:no_model", {}, "Return the model"),
-        ("toque/resnet18", {"pretrained": True}, "comes without weights"),
+        (
+            "toque/unet",
+            {"pretrained": True},
+            "has no weights; got True. With weights: mobileone_s0",
+        ),
         ("toque/resnet18", {"num_classes": -1}, "number of classes"),
     ],
 )

@@ -21,7 +21,9 @@ def count(model, kind):
     return sum(isinstance(module, kind) for module in model.modules())
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "resnet10_small", "googlenet", "unet_attention"])
+@pytest.mark.parametrize(
+    "name", ["repvgg_a0", "mobileone_s0", "resnet10_small", "googlenet", "unet_attention"]
+)
 def test_answers_stay_and_norms_go(name):
     model = unsettle(models.create(name, num_classes=5)).eval()
     before = copy.deepcopy(model.state_dict())

@@ -12,8 +12,8 @@ from toque.models.vit import VisionTransformer
 from .agreement import assert_agreement
 
 
-@pytest.mark.parametrize("name", ["repvgg_a0", "repvgg_b0"])
-def test_repvgg_is_timm_s(name):
+@pytest.mark.parametrize("name", ["repvgg_a0", "repvgg_b0", "mobileone_s0"])
+def test_models_of_merging_branches_are_timm_s(name):
     theirs = models.create(f"timm/{name}", num_classes=7)
     own = models.create(f"toque/{name}", num_classes=7)
     assert_agreement(own, theirs, (2, 3, 64, 64))
@@ -140,6 +140,14 @@ def test_fpn_stands_on_any_backbone_of_timm(backbone):
     levels = model.pyramid(torch.randn(1, 1, 64, 64))
     assert len({level.shape[1] for level in levels}) == 1
     assert levels[0].shape[2] == 16 and levels[-1].shape[2] == 2
+
+
+def test_the_pyramid_carries_what_the_coarsest_map_knows_to_the_finest():
+    model = models.create("fpn_resnet18", num_classes=3).eval()
+    for lateral in model.lateral[:-1]:
+        nn.init.zeros_(lateral.weight)
+    one, other = (model.pyramid(torch.randn(1, 3, 64, 64))[0] for _ in range(2))
+    assert not torch.allclose(one, other)
 
 
 def test_fpn_refuses_a_backbone_that_classifies():

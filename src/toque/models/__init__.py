@@ -1,6 +1,6 @@
 """Architectures of many branches and skip connections, and the management of their parameters."""
 
-from toque.models import parameters, shapes, surgery
+from toque.models import initialise, memory, parameters, shapes, surgery, weights
 from toque.models.blocks import (
     Checkpointed,
     LayerScale,
@@ -23,8 +23,11 @@ from toque.models.branches import (
 )
 from toque.models.catalog import create, names
 from toque.models.classifier import Classifier
+from toque.models.description import describe
 from toque.models.ema import EMA
 from toque.models.fusion import fuse, fusion_plan
+from toque.models.pruning import prune
+from toque.models.signal import signal
 from toque.models.skips import AttentionGate, LongSkips, Skip, Up
 
 __all__ = [
@@ -51,10 +54,16 @@ __all__ = [
     "Up",
     "conv_norm",
     "create",
+    "describe",
     "fuse",
     "fusion_plan",
+    "initialise",
+    "memory",
     "names",
     "parameters",
+    "prune",
     "shapes",
+    "signal",
     "surgery",
+    "weights",
 ]

@@ -78,7 +78,17 @@ class Residual(nn.Module):
         body = self.drop(self.scale(self.body(x)))
         shortcut = self.shortcut(x)
         shapes.same("Residual", ("body", "shortcut"), (body, shortcut))
+        if body.dtype == shortcut.dtype and self._ends_in_norm():
+            # BatchNorm needs its own output for nothing, and nobody else has it.
+            return cast(torch.Tensor, self.after(body.add_(shortcut)))
         return cast(torch.Tensor, self.after(body + shortcut))
+
+    def _ends_in_norm(self) -> bool:
+        last = self.body
+        while isinstance(last, nn.Sequential) and len(last):
+            last = last[-1]
+        plain = isinstance(self.scale, nn.Identity) and isinstance(self.drop, nn.Identity)
+        return plain and type(last) is nn.BatchNorm2d and not last._forward_hooks
 
 
 class LayerScale(nn.Module):
@@ -201,13 +211,18 @@ class Checkpointed(nn.Module):
 @contextmanager
 def _statistics_kept(body: nn.Module) -> Iterator[None]:
     norms = [m for m in body.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    counts = [None if count is None else count.clone() for _, count in before]
     try:
         for norm in norms:
-            norm.track_running_stats = False  # normalises as before, updates nothing
+            # Not track_running_stats = False: the layer would then save other tensors than before.
+            norm.momentum = 0.0
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, tracked), count in zip(norms, before, counts, strict=True):
+            norm.momentum = momentum
+            if tracked is not None and count is not None:
+                tracked.copy_(count)
 
 
 def _shortcut(body: nn.Module) -> nn.Module:

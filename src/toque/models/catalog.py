@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ from torch import nn
 from toque import checks
 from toque.models import surgery
 from toque.models.classifier import Classifier
+from toque.models.description import describe
 from toque.models.fpn import FPN, Maps
 
 # Name -> (module of toque.models, function): nothing is imported before it is asked for.
@@ -20,6 +23,7 @@ _OWN = {
     "airbench94": ("airbench", "airbench94"),
     "fpn_resnet18": ("fpn", "fpn_resnet18"),
     "googlenet": ("googlenet", "googlenet"),
+    "mobileone_s0": ("mobileone", "mobileone_s0"),
     "repvgg_a0": ("repvgg", "repvgg_a0"),
     "repvgg_a1": ("repvgg", "repvgg_a1"),
     "repvgg_b0": ("repvgg", "repvgg_b0"),
@@ -36,6 +40,17 @@ _OWN = {
     "vit_tiny": ("vit", "vit_tiny"),
 }
 
+# The same architecture elsewhere (tests/models hold them equal), whose weights fit ours.
+_SAME_AS = {
+    "mobileone_s0": "timm/mobileone_s0",
+    "repvgg_a0": "timm/repvgg_a0",
+    "repvgg_a1": "timm/repvgg_a1",
+    "repvgg_b0": "timm/repvgg_b0",
+    "resnet18": "torchvision/resnet18",
+    "resnet34": "torchvision/resnet34",
+    "resnet50": "torchvision/resnet50",
+    "resnet101": "torchvision/resnet101",
+}
 # torchvision's pretrained GoogLeNet and Inception come with extra heads that training would use.
 _NO_EXTRA_HEADS = {"aux_logits": False, "aux1": None, "aux2": None, "AuxLogits": None}
 
@@ -60,7 +75,8 @@ def create(
              of the other settings as it likes; "toque/fpn+timm/NAME" is an FPN over that backbone
              num_classes: outputs of the last layer
              in_channels: channels of the images
-             pretrained: load the catalogue's weights (timm and torchvision download them)
+             pretrained: weights trained on ImageNet, which timm and torchvision download; models of
+             toque's that have the architecture of one of theirs take its weights
              image_size: height and width in pixels, for models built for one size
     Raises:  ValueError: unknown name, with the nearest names; pretrained where there are no weights
              ImportError: timm or torchvision is not installed
@@ -95,21 +111,65 @@ def names() -> list[str]:
     return [f"toque/{name}" for name in _OWN]
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large a model is: parameters, FLOPs of one image, and the image, as in 3x224x224."""
+
+    parameters: int
+    flops: int
+    input: str
+
+
+def matching(pattern: str) -> list[str]:
+    """The names that match a glob; a bare one is toque's. timm and torchvision only if named."""
+    catalogue, _, _ = pattern.rpartition("/")
+    known = names()
+    if catalogue == "timm":
+        known = [f"timm/{name}" for name in _catalogue("timm").list_models()]
+    elif catalogue == "torchvision":
+        models = _catalogue("torchvision.models")
+        known = [f"torchvision/{name}" for name in models.list_models(module=models)]
+    elif not catalogue:
+        pattern = f"toque/{pattern}"
+    return [name for name in known if fnmatchcase(name, pattern)]
+
+
+def size(name: str, *, num_classes: int) -> Size:
+    """Parameters and operations of a model for three channels at the size it is made for."""
+    side = _side(name)
+    model = create(name, num_classes=num_classes)
+    described = describe(model, [1, 3, side, side]).root
+    return Size(described.parameters, described.flops, f"3x{side}x{side}")
+
+
+def _side(name: str) -> int:
+    catalogue, _, short = name.rpartition("/")
+    if catalogue == "timm":
+        return int(_catalogue("timm").get_pretrained_cfg(short).input_size[-1])
+    if "small" in short or short == "airbench94":
+        return 32 if short.startswith(("resnet", "airbench")) else 224
+    return 299 if short == "inception_v3" else 224
+
+
 def _toque(
     name: str, settings: dict[str, Any], pretrained: bool, image_size: int | tuple[int, int] | None
 ) -> nn.Module:
     if name not in _OWN:
         raise _unknown("toque", name, _OWN)
-    if pretrained:
+    if pretrained and name not in _SAME_AS:
         raise checks.invalid(
-            "create", "pretrained", f"False for toque/{name}, which comes without weights", True,
-            "Take a model of timm or torchvision, or load weights of your own.",
+            "create", "pretrained", f"False for toque/{name}, which has no weights", True,
+            f"With weights: {', '.join(sorted(_SAME_AS))}; or take a model of timm or torchvision.",
         )  # fmt: skip
     module, function = _OWN[name]
     build = getattr(importlib.import_module(f"toque.models.{module}"), function)
     if image_size is not None and "image_size" in inspect.signature(build).parameters:
         settings["image_size"] = image_size
     model: nn.Module = build(**settings)
+    if pretrained:
+        theirs = create(_SAME_AS[name], pretrained=True, **settings).state_dict()
+        # Both register their layers in the order of use, so the n-th tensor of one is the other's.
+        model.load_state_dict(dict(zip(model.state_dict(), theirs.values(), strict=True)))
     return model
 
 

@@ -86,18 +86,22 @@ class EMA:
 
         On leaving, the model has its own weights again, bit for bit.
         """
+        _reshard(model)
         pairs = [
             *zip(_parameters(model).values(), self._parameters.values(), strict=True),
             *zip(_buffers(model).values(), self._buffers.values(), strict=True),
         ]
-        own = [tensor.data for tensor, _ in pairs]
-        try:
+        with torch.no_grad():
+            own = [tensor.detach().clone() for tensor, _ in pairs]
             for tensor, average in pairs:
-                tensor.data = average
+                tensor.copy_(average)
+        try:
             yield model
         finally:
-            for (tensor, _), before in zip(pairs, own, strict=True):
-                tensor.data = before
+            _reshard(model)
+            with torch.no_grad():
+                for (tensor, _), before in zip(pairs, own, strict=True):
+                    tensor.copy_(before)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The average and the count of images, as plain tensors."""
@@ -131,6 +135,14 @@ class EMA:
                 "Make the average anew after surgery on the model.",
             )  # fmt: skip
         return [theirs[name] for name in own]
+
+
+def _reshard(model: nn.Module) -> None:
+    """Give up what FSDP2 gathered for a forward pass: those tensors are not the model's own."""
+    for module in model.modules():
+        reshard = getattr(module, "reshard", None)
+        if callable(reshard):
+            reshard()
 
 
 def _plain(name: str) -> str:

@@ -84,8 +84,11 @@ def output(module: nn.Module, *inputs: Sequence[int]) -> Any:
         return functional_call(module, state, images)
 
 
-def meta_state(module: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers as meta tensors; shared ones stay shared."""
+def meta_state(module: nn.Module, device: str = "meta") -> dict[str, torch.Tensor]:
+    """Parameters and buffers as empty tensors; shared ones stay shared.
+
+    Inside a FakeTensorMode, with device "cpu", they stand for tensors of that device without bytes.
+    """
     twins: dict[int, torch.Tensor] = {}
     state = {}
     for name, tensor in [
@@ -93,7 +96,10 @@ def meta_state(module: nn.Module) -> dict[str, torch.Tensor]:
         *module.named_buffers(remove_duplicate=False),
     ]:
         if id(tensor) not in twins:
-            twin = torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+            twin = torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device
+            )
+            twin.requires_grad_(tensor.requires_grad)
             twins[id(tensor)] = twin
         state[name] = twins[id(tensor)]
     return state

@@ -97,8 +97,8 @@ class Up(nn.Module):
 
     def __init__(self, block: nn.Module, gate: AttentionGate | None = None) -> None:
         super().__init__()
-        self.block = block
         self.gate = gate
+        self.block = block
 
     def forward(self, below: torch.Tensor, skipped: torch.Tensor) -> torch.Tensor:
         below = F.interpolate(below, scale_factor=2.0, mode="nearest")

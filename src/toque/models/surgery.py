@@ -1,4 +1,4 @@
-"""Changes to a model that stands: another head, other input channels."""
+"""Changes to a model that stands: another layer, another or a larger head, other input channels."""
 
 from __future__ import annotations
 
@@ -37,27 +37,39 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
         if getattr(model, "num_classes", None) != num_classes:
             reset(num_classes)
         return
-    linear = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear)]
-    convolutions = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d)]
-    if linear:
-        path, last = linear[-1]
-        if last.out_features == num_classes:
-            return
+    path, last = _last_layer(model)
+    if len(last.weight) == num_classes:
+        return
+    if isinstance(last, nn.Linear):
         head: nn.Module = nn.Linear(
             last.in_features, num_classes, last.bias is not None, last.weight.device
         )
-    elif convolutions:
-        path, convolution = convolutions[-1]
-        if convolution.out_channels == num_classes:
-            return
-        head = _resized(convolution, convolution.in_channels, num_classes)
-        head.reset_parameters()
     else:
-        raise checks.invalid(
-            "replace_head", "model", "a network with a linear layer or convolution",
-            type(model).__name__, "Replace its last layer with surgery.replace.",
-        )  # fmt: skip
+        head = _resized(last, last.in_channels, num_classes)
+        head.reset_parameters()
     replace(model, path, head)
+
+
+@torch.no_grad()
+def grow_head(model: nn.Module, num_classes: int) -> None:
+    """More classes at the end, in place; the answers for the old classes stay as they are.
+
+    Raises: ValueError: fewer classes than before; a last layer that is not linear
+    """
+    path, old = _last_layer(model)
+    if num_classes < old.weight.shape[0]:
+        raise checks.invalid(
+            "grow_head", "num_classes", f">= {old.weight.shape[0]}", num_classes,
+            "Use replace_head for other classes.",
+        )  # fmt: skip
+    replace_head(model, num_classes)
+    new = model.get_submodule(path)
+    if new is old:
+        return
+    assert isinstance(new, nn.Linear | nn.Conv2d)
+    new.weight[: len(old.weight)] = old.weight
+    if old.bias is not None and new.bias is not None:
+        new.bias[: len(old.weight)] = old.bias
 
 
 @torch.no_grad()
@@ -86,6 +98,20 @@ def adapt_input(model: nn.Module, in_channels: int) -> None:
     for name in ("in_channels", "in_chans"):
         if hasattr(model, name):
             setattr(model, name, in_channels)
+
+
+def _last_layer(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """The last linear layer, or the last convolution where there is no linear layer."""
+    linear = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear)]
+    if linear:
+        return linear[-1]
+    convolutions = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    if convolutions:
+        return convolutions[-1]
+    raise checks.invalid(
+        "surgery", "model", "a network with a linear layer or convolution", type(model).__name__,
+        "Replace its last layer with surgery.replace.",
+    )  # fmt: skip
 
 
 def _resized(convolution: nn.Conv2d, in_channels: int, out_channels: int) -> nn.Conv2d:

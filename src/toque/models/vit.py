@@ -106,8 +106,8 @@ class VisionTransformer(nn.Module):
     def reset_parameters(self) -> None:
         """Draws of standard deviation 0.02 for positions, 1e-6 for the tokens, as in timm."""
         nn.init.trunc_normal_(self.positions, std=0.02)
-        nn.init.normal_(self.class_token, std=1e-6)
-        nn.init.normal_(self.registers, std=1e-6)
+        nn.init.trunc_normal_(self.class_token, std=1e-6)
+        nn.init.trunc_normal_(self.registers, std=1e-6)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -52,9 +52,7 @@ class Rule:
                 raise checks.invalid("Rule", name, ">= 0", value, "Use 0 to switch it off.")
 
     def __str__(self) -> str:
-        if isinstance(self.match, str):
-            return self.match
-        return getattr(self.match, "__name__", repr(self.match))
+        return _shown(self.match)
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def settings(
     if not weight_decay >= 0:
         raise checks.invalid("parameters", "weight_decay", ">= 0", weight_decay, "Use 0 for none.")
     exempt: set[str] = getattr(model, "no_weight_decay", set)()
-    matching = [_matches(model, rule) for rule in rules]
+    found = [matching(model, rule.match) for rule in rules]
     answer = {}
     for name, parameter in model.named_parameters():
         decays = parameter.ndim >= 2 and name not in exempt
@@ -124,7 +122,7 @@ def settings(
             "weight_decay": weight_decay if decays else 0.0,
             "frozen": not parameter.requires_grad,
         }
-        touched = [number for number, found in enumerate(matching) if id(parameter) in found]
+        touched = [number for number, ids in enumerate(found) if id(parameter) in ids]
         for number in touched:
             said = {field: getattr(rules[number], field) for field in _FIELDS}
             chosen |= {field: value for field, value in said.items() if value is not None}
@@ -246,30 +244,36 @@ def unit_norm(tensor: torch.Tensor) -> None:
     tensor.div_(tensor.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, *(1,) * (tensor.ndim - 1)))
 
 
-def _matches(model: nn.Module, rule: Rule) -> set[int]:
-    """Identities of the parameters that match; a shared one matches by any of its names."""
-    found = {
-        id(p) for name, p in model.named_parameters(remove_duplicate=False) if _match(rule, name, p)
-    }
-    if isinstance(rule.match, type):
+def matching(model: nn.Module, match: Match) -> set[int]:
+    """Identities of the parameters that match; a shared one matches by any of its names.
+
+    Raises: ValueError: none does, with the nearest name
+    """
+    named = list(model.named_parameters(remove_duplicate=False))
+    found = {id(p) for name, p in named if _match(match, name, p)}
+    if isinstance(match, type):
         for module in model.modules():
-            if isinstance(module, rule.match):
+            if isinstance(module, match):
                 found |= {id(p) for p in module.parameters(recurse=False)}
     if not found:
-        names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-        hint = checks.nearest(str(rule), names)
-        if isinstance(rule.match, type):
+        globs = [f"{path}.*" for path, _ in model.named_modules() if path]
+        hint = checks.nearest(_shown(match), [*globs, *(name for name, _ in named)])
+        if isinstance(match, type):
             hint = f"Known: {', '.join(sorted({type(m).__name__ for m in model.modules()}))}."
         raise checks.invalid(
-            "parameters", "every rule", "one that matches a parameter", repr(str(rule)), hint
+            "parameters", "every rule", "one that matches a parameter", repr(_shown(match)), hint
         )
     return found
 
 
-def _match(rule: Rule, name: str, parameter: nn.Parameter) -> bool:
-    if isinstance(rule.match, str):
-        return fnmatchcase(name, rule.match)
-    return not isinstance(rule.match, type) and rule.match(name, parameter)
+def _shown(match: Match) -> str:
+    return match if isinstance(match, str) else getattr(match, "__name__", repr(match))
+
+
+def _match(match: Match, name: str, parameter: nn.Parameter) -> bool:
+    if isinstance(match, str):
+        return fnmatchcase(name, match)
+    return not isinstance(match, type) and match(name, parameter)
 
 
 def _escaped(path: str) -> str:

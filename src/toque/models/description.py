@@ -1,0 +1,275 @@
+"""A model seen before it is trained: a tree of shapes, parameters, operations and bytes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils._pytree import tree_leaves
+
+from toque.models import shapes
+from toque.models.receptive import Following
+
+
+@dataclass
+class Layer:
+    """One module of the tree; its sums contain those of its children.
+
+    `flops` are of one forward pass of the batch described, a multiplication and an addition being
+    two; `saved_bytes` are kept for the backward pass; `sees_px` is the side of the receptive field
+    (infinite where the whole image is seen); `share` of the forward time, if it was measured.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...] | None = None
+    parameters: int = 0
+    flops: int = 0
+    saved_bytes: int = 0
+    sees_px: float | None = None
+    share: float | None = None
+    children: list[Layer] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A described model: the root of the tree and the input it was described for."""
+
+    root: Layer
+    input_shape: tuple[int, ...]
+
+    def layers(self) -> list[Layer]:
+        """Every layer, a module before what is inside it."""
+        found, waiting = [], [self.root]
+        while waiting:
+            layer = waiting.pop()
+            found.append(layer)
+            waiting += reversed(layer.children)
+        return found
+
+    def text(self, depth: int | None = None) -> str:
+        """The tree as a table; `depth` levels of it, or all."""
+        head = ("layer", "output", "parameters", "MFLOP", "saved MB", "sees px")
+        timed = self.root.share is not None
+        lines: list[tuple[str, ...]] = [(*head, "time") if timed else head]
+        for layer in self.layers():
+            level = layer.path.count(".") + 1 if layer.path else 0
+            if depth is not None and level > depth:
+                continue
+            name = layer.path.rpartition(".")[2] or "(model)"
+            line: tuple[str, ...] = (
+                f"{'  ' * level}{name} {layer.kind}",
+                "x".join(map(str, layer.shape[1:])) if layer.shape else "-",
+                f"{layer.parameters:,}",
+                f"{layer.flops / 1e6:,.1f}",
+                f"{layer.saved_bytes / 1e6:,.2f}",
+                _pixels(layer.sees_px),
+            )
+            lines.append((*line, f"{layer.share or 0:.1%}") if timed else line)
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 2 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def describe(
+    model: nn.Module, input_shape: Sequence[int], *, images: torch.Tensor | None = None
+) -> Description:
+    """Follow a batch through the model on the meta device, and write down what happens.
+
+    Args:    model: any module; it is not changed
+             input_shape: [B, C, H, W]
+             images: a real batch; if given, each layer's share of one forward pass is measured too
+    Raises:  BranchMismatch, ValueError: as `shapes.check`
+    Example: >>> print(describe(create("resnet18", num_classes=10), [1, 3, 224, 224]).text(depth=2))
+    """
+    shape = tuple(input_shape)
+    shapes.check(model, shape)
+    layers = _tree(model)
+    _follow_forward(model, shape, layers)
+    _follow_saved(model, shape, layers)
+    if images is not None:
+        _measure(model, images, layers)
+    return Description(layers[""], shape)
+
+
+def _tree(model: nn.Module) -> dict[str, Layer]:
+    layers: dict[str, Layer] = {}
+    for path, module in model.named_modules():
+        parameters = sum(p.numel() for p in module.parameters())
+        layers[path] = Layer(path, type(module).__name__, parameters=parameters)
+        if path:
+            layers[path.rpartition(".")[0]].children.append(layers[path])
+    return layers
+
+
+class _Inside:
+    """Hooks that know which modules are being run."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.entered: list[str] = []
+        self.hooks: list[Any] = []
+
+    def __enter__(self) -> _Inside:
+        for path, module in self.model.named_modules():
+            self.hooks.append(
+                module.register_forward_pre_hook(lambda m, given, path=path: self.enter(path))
+            )
+            self.hooks.append(
+                module.register_forward_hook(
+                    lambda m, given, answer, path=path: self.leave(path, answer)
+                )
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def enter(self, path: str) -> None:
+        self.entered.append(path)
+
+    def leave(self, path: str, answer: Any) -> None:
+        self.entered.pop()
+
+
+class _Forward(_Inside):
+    def __init__(self, model: nn.Module, layers: dict[str, Layer], following: Following) -> None:
+        super().__init__(model)
+        self.layers, self.following = layers, following
+        self.before: list[int] = []
+
+    def enter(self, path: str) -> None:
+        super().enter(path)
+        self.before.append(self.following.flops)
+
+    def leave(self, path: str, answer: Any) -> None:
+        super().leave(path, answer)
+        layer = self.layers[path]
+        layer.flops += self.following.flops - self.before.pop()
+        tensors = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
+        if tensors:
+            layer.shape = tuple(tensors[-1].shape)
+            sees = self.following.field(tensors[-1])
+            layer.sees_px = None if sees is None else sees.size_px
+
+
+def _follow_forward(model: nn.Module, shape: tuple[int, ...], layers: dict[str, Layer]) -> None:
+    state, images = _empty_inputs(model, shape, "meta")
+    was = _training(model)
+    try:
+        following = Following([images])
+        with torch.no_grad(), _Forward(model.eval(), layers, following), following:
+            functional_call(model, state, (images,))
+    finally:
+        _restore(model, was)
+    for layer in reversed(layers.values()):
+        if layer.shape is None:  # a list whose modules are called one by one
+            layer.flops = sum(child.flops for child in layer.children)
+
+
+def _follow_saved(model: nn.Module, shape: tuple[int, ...], layers: dict[str, Layer]) -> None:
+    """Bytes kept for the backward pass, each storage once, without weights and buffers.
+
+    On fake CPU tensors, not meta ones: attention has another kernel on each device, and the one
+    that meta tensors take keeps the whole matrix of weights.
+    """
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake:
+        state, images = _empty_inputs(model, shape, "cpu")
+    known = {tensor.untyped_storage()._cdata for tensor in state.values()}
+    kept = []  # keeps storages alive, so that their addresses stay theirs
+    was = _training(model)
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            known.add(storage._cdata)
+            kept.append(storage)
+            path = inside.entered[-1] if inside.entered else ""
+            while True:
+                layers[path].saved_bytes += storage.nbytes()
+                if not path:
+                    break
+                path = path.rpartition(".")[0]
+        return tensor
+
+    inside = _Inside(model)
+    try:
+        model.train()
+        kept_for_backward = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+        with fake, inside, kept_for_backward:
+            functional_call(model, state, (images,))
+    finally:
+        _restore(model, was)
+
+
+class _Clock(_Inside):
+    def __init__(self, model: nn.Module, layers: dict[str, Layer]) -> None:
+        super().__init__(model)
+        self.layers = layers
+        self.started: list[float] = []
+        self.total = 0.0
+
+    def enter(self, path: str) -> None:
+        super().enter(path)
+        self.started.append(time.perf_counter())
+
+    def leave(self, path: str, answer: Any) -> None:
+        super().leave(path, answer)
+        seconds = time.perf_counter() - self.started.pop()
+        layer = self.layers[path]
+        layer.share = (layer.share or 0.0) + seconds
+
+
+def _measure(model: nn.Module, images: torch.Tensor, layers: dict[str, Layer]) -> None:
+    was = _training(model)
+    try:
+        model.eval()
+        with torch.no_grad():
+            model(images)  # the first pass allocates
+            with _Clock(model, layers):
+                model(images)
+    finally:
+        _restore(model, was)
+    total = layers[""].share or 1.0
+    for layer in layers.values():
+        layer.share = (layer.share or 0.0) / total
+
+
+def _empty_inputs(
+    model: nn.Module, shape: tuple[int, ...], device: str
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    state = shapes.meta_state(model, device)
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    return state, torch.empty(*shape, device=device, dtype=dtype)
+
+
+def _training(model: nn.Module) -> list[tuple[nn.Module, bool]]:
+    return [(module, module.training) for module in model.modules()]
+
+
+def _restore(model: nn.Module, was: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in was:
+        module.training = training
+
+
+def _pixels(size: float | None) -> str:
+    if size is None:
+        return "-"
+    return "all" if math.isinf(size) else f"{size:.0f}"
