@@ -82,14 +82,21 @@ class Recipe:
         return value
 
 
+_Hooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+
+
 class _Kept:
     """What autograd holds in place of a saved tensor."""
 
-    __slots__ = ("base_stride", "recipe", "shape", "storage", "tensor", "version", "view")
+    __slots__ = (
+        "base_stride", "held", "outer", "recipe", "shape", "storage", "tensor", "version", "view",
+    )  # fmt: skip
 
     def __init__(self, tensor: Tensor | None, storage: int, shape: torch.Size) -> None:
         self.tensor, self.storage, self.shape = tensor, storage, shape
         self.version = 0 if tensor is None else tensor._version
+        self.outer: _Hooks | None = None
+        self.held: Any = None
         self.recipe: Recipe | None = None
         self.base_stride: tuple[int, ...] = ()
         self.view: tuple[Any, ...] | None = None
@@ -100,7 +107,15 @@ class _Kept:
         layout = (tensor.shape, tensor.stride(), tensor.storage_offset())
         self.view = None if layout == (base.shape, base.stride, 0) else layout
 
+    def hand_over(self, outer: _Hooks) -> None:
+        """Let the saved-tensor hooks around this forward (offloading, a trace) keep it."""
+        if self.tensor is not None:
+            self.held, self.outer, self.tensor = outer[0](self.tensor), outer, None
+
     def unpack(self) -> Tensor:
+        if self.outer is not None:
+            returned: Tensor = self.outer[1](self.held)
+            return returned
         if self.recipe is None:
             assert self.tensor is not None
             if self.tensor._version != self.version:  # autograd checks this only without hooks
@@ -138,11 +153,19 @@ class Watch:
 
     min_bytes: int
     max_depth: int
+    outer: _Hooks | None = None
     entries: dict[int, _Entry] = field(default_factory=dict)
     whole: dict[int, StorageWeakRef] = field(default_factory=dict)
     """Storages that autograd keeps as they are."""
     packed: list[_Kept] = field(default_factory=list)
     """What the operation now running keeps."""
+
+    def settle(self) -> None:
+        """The operation before is over: what it packed and no recipe took back is kept."""
+        if self.outer is not None:
+            for kept in self.packed:
+                kept.hand_over(self.outer)
+        self.packed.clear()
 
     def pack(self, tensor: Tensor) -> _Kept:
         key = _key(tensor)
@@ -329,6 +352,16 @@ def _activation_of_output(watch: Watch, func: Any, args: Any, kwargs: Any) -> An
     return out
 
 
+@_handles(torch.square, Tensor.square)
+def _square(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
+    """A square keeps its input."""
+    out = func(*args, **kwargs)
+    source = watch.source(args[0]) if args and _is_tracked(out) else None
+    if source is not None:
+        watch.learn(out, torch.square, source)
+    return out
+
+
 @_handles(F.layer_norm, F.group_norm, F.rms_norm)
 def _norm(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
     """LayerNorm, GroupNorm and RMSNorm keep their input and two numbers a row."""
@@ -469,11 +502,12 @@ def _again(
 ) -> Callable[[Tensor], Tensor]:
     """The same call outside autograd, under the autocast of the forward."""
     device = like.device.type
-    is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    has_autocast = device != "meta" and torch.amp.is_autocast_available(device)
+    is_on = has_autocast and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if is_on else None
 
     def make(x: Tensor) -> Tensor:
-        if not is_on and not torch.is_autocast_enabled(device):
+        if not is_on and not (has_autocast and torch.is_autocast_enabled(device)):
             return func(x, *rest, **options)  # type: ignore[no-any-return]
         with torch.autocast(device, dtype=dtype, enabled=is_on):
             return func(x, *rest, **options)  # type: ignore[no-any-return]
@@ -494,7 +528,7 @@ class _Listening(TorchFunctionMode):
         handler = _HANDLERS.get(func)
         if handler is None or not torch.is_grad_enabled():
             return func(*args, **(kwargs or {}))
-        self.watch.packed.clear()
+        self.watch.settle()
         return handler(self.watch, func, args, kwargs or {})
 
 
@@ -508,6 +542,9 @@ def recomputing(min_bytes: int = 2**15, max_depth: int = 1) -> Iterator[None]:
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or is_transformed():
         yield
         return
-    watch = Watch(min_bytes, max_depth)
+    # Hooks do not nest by themselves: the innermost hides the others, so they are called from it.
+    outer: _Hooks | None = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    watch = Watch(min_bytes, max_depth, outer)
     with saved_tensors_hooks(watch.pack, lambda kept: kept.unpack()), _Listening(watch):
         yield
+    watch.settle()
