@@ -18,7 +18,7 @@ from toque.losses import reduction as reductions
 from toque.losses import targets as labels
 from toque.losses.cross_entropy import check_smoothing
 
-_CHUNK_ELEMENTS = 2**20
+_CHUNK_ELEMENTS = 2**21
 _MIN_ROWS_PER_FEATURE = 0.7
 """Below it the [K, D] gradient is larger than the [N, K] logits that would be spared."""
 
@@ -113,6 +113,56 @@ def _logits_by_chunk(
         yield part, reductions.full_precision(logits)
 
 
+class _Gradients:
+    """Sums the gradients of features, weight and bias over the chunks of rows."""
+
+    def __init__(self, needs: Needs, inputs: Sequence[Any]) -> None:
+        self.features, self.weight, bias, self.numbers, self.valid, self.smoothing = inputs
+        sums = torch.promote_types(self.features.dtype, torch.float32)
+        make = self.weight.new_zeros
+        self.to_features = torch.empty_like(self.features) if needs[0] else None
+        self.to_weight = make(self.weight.shape, dtype=sums) if needs[1] else None
+        self.to_bias = make(self.weight.shape[0], dtype=sums) if needs[2] else None
+        self.bias = bias
+
+    def add(self, part: slice, probabilities: Tensor) -> None:
+        """Rows whose softmax is `probabilities` [n, K], which is overwritten."""
+        slope, smoothing = probabilities, self.smoothing
+        if smoothing:
+            slope.sub_(smoothing / slope.shape[1])
+        at = self.numbers[part, None]
+        slope.scatter_add_(1, at, slope.new_full((len(slope), 1), smoothing - 1))
+        slope.mul_(self.valid[part, None])
+        lowered = slope.to(self.features.dtype)
+        if self.to_features is not None:
+            torch.mm(lowered, self.weight, out=self.to_features[part])
+        if self.to_weight is not None and self.to_weight.dtype == lowered.dtype:
+            self.to_weight.addmm_(lowered.t(), self.features[part])
+        elif self.to_weight is not None:
+            self.to_weight.add_(lowered.t() @ self.features[part])
+        if self.to_bias is not None:
+            self.to_bias.add_(slope.sum(0))
+
+    def scaled(self, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients for one that arrives as the number `grad`."""
+        made = (self.to_features, self.to_weight, self.to_bias)
+        like = (self.features, self.weight, self.bias)
+        return tuple(
+            None if m is None else (m * grad.to(m.dtype)).to(t.dtype)
+            for m, t in zip(made, like, strict=True)
+        )
+
+
+def _keeps_gradients(features: Tensor, weight: Tensor) -> bool:
+    """True where the finished gradients are less than half of the logits.
+
+    They are then made in forward, which spares one matrix product of four; else backward makes the
+    logits again.
+    """
+    (rows, size), classes = features.shape, weight.shape[0]
+    return rows * classes > 2 * (rows + classes) * size
+
+
 def _forward(
     needs: Needs,
     features: Tensor,
@@ -125,49 +175,43 @@ def _forward(
     sums = torch.promote_types(features.dtype, torch.float32)
     total = torch.zeros((), dtype=sums, device=features.device)
     log_sums = torch.empty(len(features), 1, dtype=sums, device=features.device)
+    gradients = None
+    if True in needs and _keeps_gradients(features, weight):
+        gradients = _Gradients(needs, (features, weight, bias, numbers, valid, smoothing))
     for part, logits in _logits_by_chunk(features, weight, bias):
         chosen = logits.gather(1, numbers[part, None])
         expected = (1 - smoothing) * chosen
         if smoothing:
             expected = expected + smoothing * logits.mean(1, keepdim=True)
         highest = logits.amax(1, keepdim=True)
-        log_sum = logits.sub_(highest).exp_().sum(1, keepdim=True).log_().add_(highest)
-        log_sums[part] = log_sum
-        total += ((log_sum - expected) * valid[part, None]).sum()
-    return total, (log_sums,)
+        summed = logits.sub_(highest).exp_().sum(1, keepdim=True)
+        log_sums[part] = summed.log().add_(highest)
+        total += ((log_sums[part] - expected) * valid[part, None]).sum()
+        if gradients is not None:
+            gradients.add(part, logits.div_(summed))
+    if gradients is None:
+        return total, (log_sums,)
+    made = (gradients.to_features, gradients.to_weight, gradients.to_bias)
+    return total, tuple(m for m in made if m is not None)
 
 
 def _backward(
     needs: Needs, grad: Tensor, inputs: Sequence[Any], residuals: Residuals
 ) -> tuple[Tensor | None, ...]:
-    features, weight, bias, numbers, valid, smoothing = inputs
+    features, weight, bias, *_ = inputs
+    if _keeps_gradients(features, weight):
+        ready = iter(residuals)
+        like = (features, weight, bias)
+        made = (
+            (next(ready) * grad.to(features.dtype)).to(t.dtype) if needed else None
+            for needed, t in zip(needs[:3], like, strict=True)
+        )
+        return (*made, None, None, None)
     (log_sums,) = residuals
-    to_features = torch.empty_like(features) if needs[0] else None
-    to_weight = torch.zeros(weight.shape, dtype=log_sums.dtype, device=weight.device)
-    to_bias = torch.zeros(weight.shape[0], dtype=log_sums.dtype, device=weight.device)
+    gradients = _Gradients(needs, inputs)
     for part, logits in _logits_by_chunk(features, weight, bias):
-        slope = logits.sub_(log_sums[part]).exp_()  # softmax, minus the labels
-        if smoothing:
-            slope.sub_(smoothing / weight.shape[0])
-        slope.scatter_add_(1, numbers[part, None], slope.new_full((len(slope), 1), smoothing - 1))
-        slope.mul_(grad * valid[part, None])
-        lowered = slope.to(features.dtype)
-        if to_features is not None:
-            torch.mm(lowered, weight, out=to_features[part])
-        if needs[1] and to_weight.dtype == lowered.dtype:
-            to_weight.addmm_(lowered.t(), features[part])
-        elif needs[1]:
-            to_weight.add_(lowered.t() @ features[part])
-        if needs[2]:
-            to_bias.add_(slope.sum(0))
-    return (
-        to_features,
-        to_weight.to(weight.dtype) if needs[1] else None,
-        to_bias.to(bias.dtype) if needs[2] else None,
-        None,
-        None,
-        None,
-    )
+        gradients.add(part, logits.sub_(log_sums[part]).exp_())
+    return (*gradients.scaled(grad), None, None, None)
 
 
 _summed = fused(_reference, _forward, _backward, name="linear_cross_entropy")
