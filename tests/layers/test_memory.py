@@ -278,14 +278,15 @@ def test_torch_func_and_compile_see_the_plain_model():
     torch._dynamo.reset()
 
 
-def test_a_compiled_run_gets_a_budget_instead(monkeypatch):
+def test_a_compiled_run_gets_a_budget_instead():
     import torch._functorch.config as config
 
-    monkeypatch.setattr(config, "activation_memory_budget", 1.0)
-    model = save_memory(nn.Linear(2, 2), compiled=True, budget=0.8)
-    assert config.activation_memory_budget == 0.8 and not is_saving_memory(model)
-    with pytest.raises(ValueError, match="budget must be in 0"):
-        save_memory(model, compiled=True, budget=2)
+    with config.patch(activation_memory_budget=1.0):
+        model = save_memory(nn.Linear(2, 2), compiled=True, budget=0.8)
+        assert config.activation_memory_budget == 0.8 and not is_saving_memory(model)
+        with pytest.raises(ValueError, match="budget must be in 0"):
+            save_memory(model, compiled=True, budget=2)
+    assert config.activation_memory_budget == 1.0
 
 
 def test_everything_is_freed_after_backward():
