@@ -205,7 +205,10 @@ def test_distillation_of_itself_is_zero_and_of_a_certain_teacher_is_cross_entrop
     certain_teacher = 1e4 * F.one_hot(t, 5).float()
     found = losses.distillation(z, certain_teacher, temperature=1.0)
     torch.testing.assert_close(found, F.cross_entropy(z, t))
-    prove(losses.distillation, z, numbers(4, 5, seed=3))
+    teacher = numbers(4, 5, seed=3)
+    softened = F.kl_div((z / 3).log_softmax(1), (teacher / 3).softmax(1), reduction="batchmean")
+    torch.testing.assert_close(losses.distillation(z, teacher, temperature=3.0), 9 * softened)
+    prove(losses.distillation, z, teacher)
 
 
 def test_uncertainty_weights_begin_as_the_sum_and_find_the_variances():

@@ -107,7 +107,7 @@ def lovasz(
     union = total + miss.cumsum(1)
     jaccard = 1 - reductions.share(total - hit.cumsum(1), union)
     step = torch.diff(jaccard, dim=1, prepend=jaccard.new_zeros(classes, 1))
-    values = (error * step.detach()).sum(1)
+    values = (error * step).sum(1)
     weight = (total.squeeze(1) > 0).to(values.dtype) if present_only else torch.ones_like(values)
     return reductions.share((values * weight).sum(), weight.sum())
 
