@@ -331,7 +331,9 @@ def whole_nets(
             float((a - b).abs().max() / b.abs().max().clamp(min=floor))
             for a, b in zip(gradients, base[2], strict=True)
         )
-        moved = all(torch.allclose(a, b) for a, b in zip(buffers, base[3], strict=True))
+        # Rounding of another order of sums is 1e-6; statistics that move twice differ by 10 %.
+        pairs = list(zip(buffers, base[3], strict=True))
+        moved = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
         ratios = sorted(a / b for a, b in zip(times, seconds[0], strict=True))
         rows.append(
             Row(
