@@ -192,3 +192,12 @@ def test_kept_globals_come_back_also_after_a_mistake():
 def test_key_says_what_is_wrong(arguments, kind, words):
     with pytest.raises(kind, match=words):
         Key(*arguments)
+
+
+def test_torch_permutation_follows_torchs_seed():
+    orders = []
+    for seed in (0, 0, 1):
+        random.seed_torch(seed, "step")
+        orders.append(random.torch_permutation(50, torch.device("cpu")))
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+    assert torch.equal(orders[0].sort().values, torch.arange(50))

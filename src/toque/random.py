@@ -277,3 +277,8 @@ def kept_globals() -> Iterator[None]:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         python_random.setstate(states[2])
+
+
+def torch_permutation(size: int, device: torch.device) -> torch.Tensor:
+    """A random order of 0 .. size - 1 from torch's own generator, which the step reseeds."""
+    return torch.randperm(size, device=device)

@@ -744,6 +744,28 @@ plant("a wrong fake of an operator", "custom operator", r"opcheck", numbers(4, 3
       required=("custom operator",))(doubled)  # fmt: skip
 
 
+@plant("ctx.saved_tensors read twice", "checkpoint", r"reads ctx.saved_tensors more than once")
+class _(Gate):
+    @staticmethod
+    def backward(ctx, grad):
+        x, w = ctx.saved_tensors[0], ctx.saved_tensors[1]
+        return grad * w * slope(x), (grad * torch.tanh(x)).sum(0)
+
+
+@plant(
+    "forward that depends on how often it ran", "checkpoint",
+    r"run again as it did|under checkpoint", numbers(4, 3),
+)  # fmt: skip
+class _(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return torch.tanh(x) if self.calls % 2 else x.tanh() + x.exp() * 0.1
+
+
 # ---- state -------------------------------------------------------------------------------------
 
 

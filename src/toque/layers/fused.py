@@ -95,6 +95,7 @@ def _forward(ctx: Any, op: Fused, needs: Needs, *arguments: Any) -> Tensor:
     ctx.set_materialize_grads(False)
     ctx.op = op
     ctx.kept = [i for i, a in enumerate(arguments) if i in op.keeps and isinstance(a, Tensor)]
+    ctx.num_tensors = sum(isinstance(a, Tensor) for a in arguments)
     ctx.plain = [None if isinstance(a, Tensor) else a for a in arguments]
     ctx.save_for_backward(*(arguments[i] for i in ctx.kept), *residuals)
     return out
@@ -106,11 +107,12 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * (len(needs) + 2)
     inputs = list(ctx.plain)
-    for position, tensor in zip(ctx.kept, ctx.saved_tensors, strict=False):
+    saved = ctx.saved_tensors  # read once: under checkpoint a second reading is an error
+    for position, tensor in zip(ctx.kept, saved, strict=False):
         inputs[position] = tensor
     if torch.is_grad_enabled() or is_transformed() or _is_legacy_batched(grad):
-        return (None, None, *_differentiate_reference(op, grad, inputs, needs, ctx.kept))
-    residuals = ctx.saved_tensors[len(ctx.kept) :]
+        return (None, None, *_differentiate_reference(op, grad, inputs, needs, ctx))
+    residuals = saved[len(ctx.kept) :]
     device = grad.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
@@ -119,11 +121,11 @@ def _backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _differentiate_reference(
-    op: Fused, grad: Tensor, inputs: list[Any], needs: Needs, kept: list[int]
+    op: Fused, grad: Tensor, inputs: list[Any], needs: Needs, ctx: Any
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again: those of the plain composition."""
     wanted = [position for position, needed in enumerate(needs) if needed]
-    if not set(wanted) <= set(kept):
+    if len(ctx.kept) < ctx.num_tensors:
         raise RuntimeError(
             f"{op.name}: its inputs must be kept for a second derivative; got a layer that drops "
             f"them to save memory. Call {op.name}.reference instead."

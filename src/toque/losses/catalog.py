@@ -10,16 +10,43 @@ from typing import Any
 from torch import Tensor, nn
 
 from toque import checks
+from toque.losses import focusing, linear, metric, mixed, overlap, regression, upsampled
 from toque.losses.cross_entropy import cross_entropy
 
 LossFunction = Callable[..., Tensor]
 
 _Maker = Callable[..., Any]  # a function, a class or a module
 
-FUNCTIONS: dict[str, LossFunction] = {"cross_entropy": cross_entropy}
+FUNCTIONS: dict[str, LossFunction] = {
+    function.__name__: function
+    for function in (
+        cross_entropy,
+        focusing.focal,
+        focusing.sigmoid_focal,
+        focusing.asymmetric,
+        overlap.dice,
+        overlap.generalised_dice,
+        overlap.tversky,
+        overlap.lovasz,
+        upsampled.upsample_cross_entropy,
+        mixed.mixup_cross_entropy,
+        linear.linear_cross_entropy,
+        linear.contrastive_loss,
+        regression.huber,
+        regression.quantile,
+        regression.giou,
+        regression.ciou,
+        metric.supervised_contrastive,
+        metric.triplet,
+        metric.distillation,
+    )
+}
 """Losses that are functions of (predictions, targets) and settings."""
 
-MODULES: dict[str, Callable[..., nn.Module]] = {}
+MODULES: dict[str, Callable[..., nn.Module]] = {
+    "arcface": metric.ArcFace,
+    "uncertainty_weights": metric.UncertaintyWeights,
+}
 """Losses that have parameters of their own: the optimizer must be given these too."""
 
 
@@ -51,8 +78,8 @@ class Loss(nn.Module):
             else:
                 self.settings[name] = value
 
-    def forward(self, predictions: Tensor, targets: Tensor) -> Tensor:
-        return self.function(predictions, targets, **self.settings, **dict(self.named_buffers()))
+    def forward(self, predictions: Tensor, *targets: Tensor) -> Tensor:
+        return self.function(predictions, *targets, **self.settings, **dict(self.named_buffers()))
 
     def extra_repr(self) -> str:
         settings = {**self.settings, **dict(self.named_buffers())}

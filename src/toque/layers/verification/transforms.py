@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from toque.layers.verification import compare
 from toque.layers.verification.subject import NotSupported, Outcome, Subject, Wrong
@@ -181,7 +181,19 @@ def checkpointed(subject: Subject) -> str:
     outputs: list[Tensor] = checkpoint(
         lambda *changed: subject.call(changed), *values, use_reentrant=False
     )
-    compare.require_equal(subject.finish(outputs, values), expected, "under checkpoint")
+    try:
+        found = subject.finish(outputs, values)
+    except CheckpointError as error:
+        if "already unpacked" in str(error):
+            raise Wrong(
+                "under checkpoint saved tensors may be read once: backward reads "
+                "ctx.saved_tensors more than once; read it into names first"
+            ) from error
+        raise Wrong(
+            "under checkpoint forward does not run again as it did: does it save other tensors, "
+            "or depend on a counter or on random numbers that are not torch's?"
+        ) from error
+    compare.require_equal(found, expected, "under checkpoint")
     return ""
 
 

@@ -1,0 +1,142 @@
+"""Upsampling and cross-entropy in one pass over bands of rows: the large image is never whole.
+
+Segmentation heads predict at a quarter or an eighth of the image and enlarge. Written as two steps,
+autograd keeps K numbers for each pixel of the large image, twice. Here a band of rows is enlarged,
+its loss and gradient are taken, and it is dropped; the gradient is kept at the small size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from toque import checks
+from toque.layers.fused import Needs, Residuals, fused
+from toque.losses import reduction as reductions
+from toque.losses import targets as labels
+from toque.losses.reduction import Reduction
+
+_BAND_ELEMENTS = 2**20
+"""Enlarged logits in work at once: about what a core's cache holds."""
+
+
+def upsample_cross_entropy(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """cross_entropy(interpolate(logits, targets' size, "bilinear"), targets).
+
+    Shape:    logits [B, K, h, w], targets [B, H, W] -> [] ("mean", "sum") or [B, H, W] ("none")
+    Dtype:    targets integer; computed and returned in float32 for half logits
+    Units:    nats; "mean" divides by the pixels not ignored, 0 where there are none
+    Gradient: logits only
+    Args:     ignore_index: class number of pixels that count nothing
+    Raises:   ValueError: shapes disagree, an empty image, a class number out of range
+    Measured: 150 classes, 128 to 512 px, batch 2, CPU: see benchmarks/RESULTS.md, "layers"
+    """
+    where = "upsample_cross_entropy"
+    labels.check_logits(where, logits)
+    if logits.dim() != 4 or targets.dim() != 3 or logits.shape[0] != targets.shape[0]:
+        raise checks.invalid(
+            where, "logits and targets", "of shapes [B, K, h, w] and [B, H, W]",
+            f"{list(logits.shape)} and {list(targets.shape)}", "Give one class number per pixel.",
+        )  # fmt: skip
+    if 0 in logits.shape[2:] or 0 in targets.shape[1:]:
+        raise checks.invalid(
+            where, "height and width", ">= 1", f"{list(logits.shape)}", "Leave out empty images."
+        )
+    if labels.are_probabilities(targets):
+        raise checks.invalid_type(
+            where, "targets", "class numbers", targets.dtype, "Enlarge the logits for these."
+        )
+    reductions.check(where, reduction)
+    labels.check_targets(where, logits[..., :1, :1].expand(
+        -1, -1, *targets.shape[1:]), targets, ignore_index)  # fmt: skip
+    numbers, valid, poison = labels.split(targets, logits.shape[1], ignore_index)
+    scores = reductions.full_precision(logits)
+    if reduction == "none":
+        values = _pixelwise(scores, numbers, valid)
+        return values if poison is None else values + poison
+    total = _total(scores, numbers, valid)
+    if poison is not None:
+        total = total + poison.sum()
+    return total if reduction == "sum" else reductions.share(total, valid.sum().to(total.dtype))
+
+
+def _pixelwise(logits: Tensor, numbers: Tensor, valid: Tensor) -> Tensor:
+    large = F.interpolate(logits, size=numbers.shape[-2:], mode="bilinear", align_corners=False)
+    return F.cross_entropy(large, numbers, reduction="none") * valid
+
+
+def _reference(logits: Tensor, numbers: Tensor, valid: Tensor) -> Tensor:
+    return _pixelwise(logits, numbers, valid).sum()
+
+
+def _weights(small: int, large: int, like: Tensor) -> Tensor:
+    """The matrix [large, small] of bilinear interpolation with half-pixel centres."""
+    at = (torch.arange(large, device=like.device, dtype=torch.float64) + 0.5) * (small / large)
+    at = (at - 0.5).clamp_(min=0)
+    low = at.floor().clamp_(max=small - 1)
+    part = (at - low).to(like.dtype)
+    low = low.long()
+    high = (low + 1).clamp_(max=small - 1)
+    matrix = torch.zeros(large, small, device=like.device, dtype=like.dtype)
+    rows = torch.arange(large, device=like.device)
+    matrix.index_put_((rows, low), 1 - part, accumulate=True)
+    return matrix.index_put_((rows, high), part, accumulate=True)
+
+
+def _forward(
+    needs: Needs, logits: Tensor, numbers: Tensor, valid: Tensor
+) -> tuple[Tensor, Residuals]:
+    batch, classes, small_height, small_width = logits.shape
+    height, width = numbers.shape[-2:]
+    tall = _weights(small_height, height, logits)
+    wide = _weights(small_width, width, logits)
+    rows = max(1, min(height, _BAND_ELEMENTS // max(1, batch * classes * width)))
+    widened = torch.matmul(logits, wide.t())  # [B, K, h, W]
+    slope = torch.zeros_like(widened) if needs[0] else None
+    total = logits.new_zeros(())
+    for start in range(0, height, rows):
+        stop = min(start + rows, height)
+        first, last = _source_rows(start, stop, small_height, height)
+        band_weights = tall[start:stop, first:last]
+        band = torch.matmul(band_weights, widened[:, :, first:last])  # [B, K, rows, W]
+        label, counts = numbers[:, None, start:stop], valid[:, None, start:stop]
+        chosen = band.gather(1, label)
+        highest = band.amax(1, keepdim=True)
+        band.sub_(highest).exp_()
+        summed = band.sum(1, keepdim=True)
+        total += ((highest + summed.log() - chosen) * counts).sum()
+        if slope is not None:
+            band.mul_(counts / summed)  # softmax, minus the labels
+            band.scatter_add_(1, label, -counts.to(band.dtype))
+            slope[:, :, first:last] += torch.matmul(band_weights.t(), band)
+    if slope is None:
+        return total, ()
+    return total, (torch.matmul(slope, wide),)
+
+
+def _source_rows(start: int, stop: int, small: int, large: int) -> tuple[int, int]:
+    """The rows of the small image that rows start .. stop - 1 of the large one are made of."""
+    scale = small / large
+    first = max(0, math.floor((start + 0.5) * scale - 0.5))
+    last = max(0, math.floor((stop - 0.5) * scale - 0.5)) + 2
+    return min(first, small - 1), min(last, small)
+
+
+def _backward(
+    needs: Needs, grad: Tensor, inputs: Sequence[Any], residuals: Residuals
+) -> tuple[Tensor, None, None]:
+    return residuals[0] * grad, None, None
+
+
+_total = fused(_reference, _forward, _backward, autocast="float32", name="upsample_cross_entropy")
