@@ -39,10 +39,16 @@ def small() -> nn.Module:
 def images(count: int, size: int) -> data.ArraySource:
     key = Key(0, 0, np.arange(count))
     pixels = key.integers("pixels", 0, 256, size * size).reshape(count, size, size)
-    return data.ArraySource(pixels.to(torch.uint8), key.integers("label", 0, 10)[:, 0], classes=[str(n) for n in range(10)])
+    return data.ArraySource(
+        pixels.to(torch.uint8),
+        key.integers("label", 0, 10)[:, 0],
+        classes=[str(n) for n in range(10)],
+    )
 
 
-def by_hand(source: data.ArraySource, build, preset: str, size: int, batch_size: int, cpu_s) -> float:
+def by_hand(
+    source: data.ArraySource, build, preset: str, size: int, batch_size: int, cpu_s
+) -> float:
     """The loop a careful engineer would write: gather, augment, forward, backward, step.
 
     Small images are augmented by 512 at a time, as fit does it, so that only the loop differs.
@@ -50,7 +56,9 @@ def by_hand(source: data.ArraySource, build, preset: str, size: int, batch_size:
     random.seed_torch(0, "init")
     model = build().to(memory_format=torch.channels_last).train()
     pipeline = augment.preset(preset, size, channels=1, channels_last=True)
-    optimizer = torch.optim.SGD(models.parameters.groups(model, weight_decay=5e-4), lr=0.01, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(
+        models.parameters.groups(model, weight_decay=5e-4), lr=0.01, momentum=0.9, nesterov=True
+    )
     labels = torch.from_numpy(source.labels)
     steps = len(source) // batch_size
     order = random.permutation(0, 0, len(source), 0, len(source))
@@ -69,7 +77,16 @@ def by_hand(source: data.ArraySource, build, preset: str, size: int, batch_size:
     return cpu_s() - began
 
 
-def by_fit(source: data.ArraySource, val: data.ArraySource, build, preset: str, size: int, batch_size: int, cpu_s, folder: Path) -> float:
+def by_fit(
+    source: data.ArraySource,
+    val: data.ArraySource,
+    build,
+    preset: str,
+    size: int,
+    batch_size: int,
+    cpu_s,
+    folder: Path,
+) -> float:
     run = toque.Run(
         out=str(folder / "run"), epochs=1, batch_size=batch_size, augment=preset, image_size=size, threads=1,
         optimizer={"name": "sgd", "learning_rate": 0.01}, log={"tensorboard": False},
@@ -79,7 +96,9 @@ def by_fit(source: data.ArraySource, val: data.ArraySource, build, preset: str, 
     return cpu_s() - began
 
 
-def measure(name: str, build, preset: str, size: int, batch_size: int, few: int, many: int, rounds: int) -> dict[str, float]:
+def measure(
+    name: str, build, preset: str, size: int, batch_size: int, few: int, many: int, rounds: int
+) -> dict[str, float]:
     val = images(64, size)
     sources = {steps: images(steps * batch_size, size) for steps in (few, many)}
     cpu_s = time.process_time
@@ -90,9 +109,22 @@ def measure(name: str, build, preset: str, size: int, batch_size: int, few: int,
             for steps in (few, many):
                 with tempfile.TemporaryDirectory() as folder:
                     if kind == "by hand":
-                        taken.append(by_hand(sources[steps], build, preset, size, batch_size, cpu_s))
+                        taken.append(
+                            by_hand(sources[steps], build, preset, size, batch_size, cpu_s)
+                        )
                     else:
-                        taken.append(by_fit(sources[steps], val, build, preset, size, batch_size, cpu_s, Path(folder)))
+                        taken.append(
+                            by_fit(
+                                sources[steps],
+                                val,
+                                build,
+                                preset,
+                                size,
+                                batch_size,
+                                cpu_s,
+                                Path(folder),
+                            )
+                        )
             if number:  # the first round warms up
                 costs[kind].append((taken[1] - taken[0]) / (many - few) * 1e6)
     over = [fit - hand for fit, hand in zip(costs["fit"], costs["by hand"], strict=True)]
@@ -104,7 +136,9 @@ def measure(name: str, build, preset: str, size: int, batch_size: int, few: int,
         "over_max_us": max(over),
     }
     result["speed"] = result["by_hand_us"] / result["fit_us"]
-    print(f"{name:<6} by hand {result['by_hand_us']:8.1f} us a step   fit {result['fit_us']:8.1f}   over {result['over_us']:+6.1f} ({result['over_min_us']:+.1f} .. {result['over_max_us']:+.1f})   images/s of fit over by hand x{result['speed']:.3f}")
+    print(
+        f"{name:<6} by hand {result['by_hand_us']:8.1f} us a step   fit {result['fit_us']:8.1f}   over {result['over_us']:+6.1f} ({result['over_min_us']:+.1f} .. {result['over_max_us']:+.1f})   images/s of fit over by hand x{result['speed']:.3f}"
+    )
     return result
 
 

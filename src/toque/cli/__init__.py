@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from toque import checks
-from toque.cli import evaluate, new, predict, train
+from toque.cli import describe, evaluate, graph, models, new, predict, preview, train, verify
 
 app = typer.Typer(
     name="toque",
@@ -27,6 +27,11 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(new.new)
+app.command()(preview.preview)
+app.command()(describe.describe)
+app.command()(models.models)
+app.command()(verify.verify)
+app.command()(graph.graph)
 
 
 @app.callback(invoke_without_command=True)

@@ -44,13 +44,18 @@ def cross_entropy(
     """
     where = "cross_entropy"
     labels.check_logits(where, logits)
-    labels.check_targets(where, logits, targets, ignore_index)
+    all_count = labels.check_targets(where, logits, targets, ignore_index)
     reductions.check(where, reduction)
     check_smoothing(where, label_smoothing)
     _check_class_weights(where, logits, class_weights)
     scores = reductions.full_precision(logits)
     weights = None if class_weights is None else class_weights.to(scores.dtype)
 
+    if all_count and class_weights is None:
+        # The usual case, at the price of torch's own: nothing is left out, so nothing can be 0 / 0.
+        return F.cross_entropy(
+            scores, targets.long(), reduction=reduction, label_smoothing=label_smoothing
+        )
     if labels.are_probabilities(targets):
         values = F.cross_entropy(
             scores, targets.to(scores.dtype), weights, reduction="none",

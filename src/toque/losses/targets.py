@@ -37,8 +37,11 @@ def are_probabilities(targets: Tensor) -> bool:
     return targets.is_floating_point()
 
 
-def check_targets(where: str, logits: Tensor, targets: Tensor, ignore_index: int | None) -> None:
+def check_targets(where: str, logits: Tensor, targets: Tensor, ignore_index: int | None) -> bool:
     """Targets fit the logits [B, K, ...]: class numbers [B, ...], or probabilities of their shape.
+
+    True when the values were read and every one is a class that counts: none out of range, none
+    ignored. False says nothing.
 
     Raises: TypeError: boolean targets
             ValueError: shapes or devices disagree, a class number out of range (read on CPU only)
@@ -54,7 +57,7 @@ def check_targets(where: str, logits: Tensor, targets: Tensor, ignore_index: int
                 where, "targets (probabilities)", f"of the logits' shape {list(logits.shape)}",
                 list(targets.shape), "Give integers for class numbers.",
             )  # fmt: skip
-        return
+        return False
     if targets.dtype == torch.bool:
         raise checks.invalid_type(
             where, "targets", "class numbers or probabilities", "torch.bool", "Use targets.long()."
@@ -65,10 +68,16 @@ def check_targets(where: str, logits: Tensor, targets: Tensor, ignore_index: int
             where, "targets", f"of shape {expected} for logits {list(logits.shape)}",
             list(targets.shape), "Give one class number per position.",
         )  # fmt: skip
-    if is_readable(targets):
-        sentence = explain(where, targets, logits.shape[1], ignore_index)
-        if sentence is not None:
-            raise checks.InvalidValue(sentence)
+    if targets.numel() == 0 or not is_readable(targets):
+        return False
+    num_classes = logits.shape[1]
+    low, high = torch.aminmax(targets)
+    if int(low) >= 0 and int(high) < num_classes:
+        return ignore_index is None or not 0 <= ignore_index < num_classes
+    sentence = explain(where, targets, num_classes, ignore_index)
+    if sentence is not None:
+        raise checks.InvalidValue(sentence)
+    return False
 
 
 def is_readable(tensor: Tensor) -> bool:
@@ -88,9 +97,6 @@ def explain(where: str, targets: Tensor, num_classes: int, ignore_index: int | N
              'cross_entropy: targets must be in 0 .. 4; got 7. Check the number of classes.'
     """
     if are_probabilities(targets) or targets.numel() == 0:
-        return None
-    low, high = torch.aminmax(targets)
-    if int(low) >= 0 and int(high) < num_classes:
         return None
     outside = targets[(targets < 0) | (targets >= num_classes)]
     if ignore_index is not None:
