@@ -127,7 +127,7 @@ def test_fewer_bytes_are_saved(name, share):
 
 
 def test_a_recipe_is_computed_once_for_all_and_then_dropped():
-    from toque.layers.recompute import Recipe
+    from toque.layers.recipe import Recipe
 
     computed = []
 

@@ -20,6 +20,7 @@ from toque.layers.verification import (
     lifetime,
     precision,
     reference,
+    retention,
     state,
     transforms,
 )
@@ -39,8 +40,8 @@ CHECKS: dict[str, Check] = {
     "called twice": lifetime.called_twice,
     "backward twice": lifetime.backward_twice,
     "deterministic": lifetime.deterministic,
-    "nothing kept alive": lifetime.frees_everything,
-    "saved memory visible": lifetime.hidden_memory,
+    "nothing kept alive": retention.frees_everything,
+    "saved memory visible": retention.hidden_memory,
     "strides": inputs.strides,
     "strides of grad_output": inputs.grad_output_strides,
     "empty batch": inputs.empty_batch,
