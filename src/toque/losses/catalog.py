@@ -79,7 +79,8 @@ class Loss(nn.Module):
                 self.settings[name] = value
 
     def forward(self, predictions: Tensor, *targets: Tensor) -> Tensor:
-        return self.function(predictions, *targets, **self.settings, **dict(self.named_buffers()))
+        settings = {**self.settings, **self._buffers} if self._buffers else self.settings
+        return self.function(predictions, *targets, **settings)
 
     def extra_repr(self) -> str:
         settings = {**self.settings, **dict(self.named_buffers())}
