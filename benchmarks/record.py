@@ -37,7 +37,7 @@ def commit() -> str:
         return done.stdout.strip()
 
     return git("rev-parse", "--short", "HEAD") + (
-        "+" if git("status", "--porcelain", "src") else ""
+        "+" if git("status", "--porcelain", "../src") else ""
     )
 
 

@@ -32,7 +32,7 @@ def test_other_settings_are_refused_and_named(tmp_path):
         pass
     before = (path / "run.toml").read_bytes()
     with (
-        pytest.raises(ValueError, match=r"other settings \(epochs: 10.0 there, 20.0 here\)"),
+        pytest.raises(ValueError, match=r"other settings \(epochs: 12.0 there, 20.0 here\)"),
         folder.opened(run_in(path, epochs=20), ENVIRONMENT),
     ):
         pass

@@ -56,7 +56,7 @@ def test_a_run_of_one_batch_learns():
 
 def test_defaults_are_filled_in():
     sgd = optimise.resolve_optimizer(OptimizerSettings(name="sgd"), batch_size=128)
-    assert sgd.learning_rate == pytest.approx(0.05)
+    assert sgd.learning_rate == pytest.approx(0.2)
     assert sgd.model_extra == {"momentum": 0.9, "nesterov": True}
     plain = optimise.resolve_optimizer(OptimizerSettings(name="sgd", momentum=0.0), 128)
     assert plain.model_extra["nesterov"] is False

@@ -100,6 +100,6 @@ def test_what_does_not_change_the_bits_may_differ():
     other = run.changed(threads=4, workers=2, out="x", log={"tensorboard": False})
     assert settings_of.differences(run, other) == []
     assert settings_of.differences(run, run.changed(epochs=20, loss={"label_smoothing": 0})) == [
-        "epochs: 10.0 there, 20.0 here",
+        "epochs: 12.0 there, 20.0 here",
         "loss.label_smoothing: 0.1 there, 0.0 here",
     ]

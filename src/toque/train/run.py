@@ -28,7 +28,7 @@ class OptimizerSettings(_Section):
 
     name: str = Field("sgd", description="any class of torch.optim: sgd, adamw, ...")
     learning_rate: float | None = Field(
-        None, gt=0, description="peak rate; unset: 0.001 for adam kinds, 0.1 per 256 images for sgd"
+        None, gt=0, description="peak rate; unset: 0.001 for adam kinds, 0.1 per 64 images for sgd"
     )
     weight_decay: float = Field(
         5e-4, ge=0, description="not applied to biases and normalisation parameters"
@@ -102,7 +102,7 @@ class Run(_Section):
         None, description="resnet18, timm/NAME, torchvision/NAME, package.module:function"
     )
     pretrained: bool = Field(False, description="start from published weights (timm, torchvision)")
-    epochs: float = Field(10, gt=0, description="how often each image is seen")
+    epochs: float = Field(12, gt=0, description="how often each image is seen")
     seed: int = Field(0, description="with the settings and the data it decides every bit")
     batch_size: int = Field(64, ge=1, description="images a step")
     image_size: int | None = Field(
