@@ -156,6 +156,14 @@ def test_crashed_at_any_step_and_continued_ends_in_the_same_bits(tmp_path, steps
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
+def test_continuing_in_the_same_environment_warns_of_nothing(tmp_path, capsys):
+    with pytest.raises(Crash):
+        train(tmp_path / "run", loss=crashing_after(9))
+    train(tmp_path / "run", loss=crashing_after(10**9), show="lines")
+    said = capsys.readouterr().err
+    assert "continues at image 144 of 304" in said and "warning" not in said
+
+
 def test_crashed_between_checkpoints_ends_in_the_same_bits(tmp_path):
     rare = {"checkpoint": {"every_s": 1e6}}
     train(tmp_path / "whole", loss=crashing_after(10**9), **rare)

@@ -155,7 +155,9 @@ def fit(
             window.load_state_dict(restored["window"])
             images_seen = restored["images_seen"]
             shown.say(f"{out.path} continues at image {images_seen} of {total_images}")
-            changed = environment.differences(restored["environment"], recorded)
+            changed = environment.differences(
+                restored["environment"], environment.fingerprint(device)
+            )
             if changed:
                 warn(
                     f"this run cannot end in the bits it would have had: "
