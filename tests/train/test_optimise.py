@@ -55,17 +55,21 @@ def test_a_run_of_one_batch_learns():
 
 
 def test_defaults_are_filled_in():
-    sgd = optimise.resolve_optimizer(OptimizerSettings(name="sgd"), batch_size=128)
+    sgd = optimise.resolve_optimizer(OptimizerSettings(name="sgd"), 128, image_size=28)
     assert sgd.learning_rate == pytest.approx(0.2)
+    photos = optimise.resolve_optimizer(OptimizerSettings(name="sgd"), 128, image_size=224)
+    assert photos.learning_rate == pytest.approx(0.05)
     assert sgd.model_extra == {"momentum": 0.9, "nesterov": True}
-    plain = optimise.resolve_optimizer(OptimizerSettings(name="sgd", momentum=0.0), 128)
+    plain = optimise.resolve_optimizer(OptimizerSettings(name="sgd", momentum=0.0), 128, 224)
     assert plain.model_extra["nesterov"] is False
-    assert optimise.resolve_optimizer(OptimizerSettings(name="AdamW"), 128).learning_rate == 1e-3
+    assert (
+        optimise.resolve_optimizer(OptimizerSettings(name="AdamW"), 128, 224).learning_rate == 1e-3
+    )
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "RMSprop", "nadam"])
 def test_any_class_of_torch_optim_by_name(name):
-    settings = optimise.resolve_optimizer(OptimizerSettings(name=name, weight_decay=0.1), 64)
+    settings = optimise.resolve_optimizer(OptimizerSettings(name=name, weight_decay=0.1), 64, 224)
     model = nn.Linear(2, 2)
     groups = [{"params": [model.weight]}, {"params": [model.bias], "lr_scale": 0.5}]
     optimizer = optimise.create(settings, groups)
@@ -88,7 +92,7 @@ def test_any_class_of_torch_optim_by_name(name):
 )
 def test_a_wrong_optimiser_is_named(settings, sentence):
     with pytest.raises(ValueError, match=sentence):
-        optimise.resolve_optimizer(OptimizerSettings(**settings), 64)
+        optimise.resolve_optimizer(OptimizerSettings(**settings), 64, 224)
 
 
 def test_a_refused_value_is_explained():

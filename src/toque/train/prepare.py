@@ -25,7 +25,6 @@ OwnModel = nn.Module | Callable[[], nn.Module]
 
 
 _SMALL_MODEL, _USUAL_MODEL = "resnet10_small", "resnet18"
-_SMALL_IMAGE = 64
 OWN = "own"  # the name of data and models that the caller of fit brought along
 
 
@@ -62,10 +61,11 @@ def resolve(run: Run, splits: Splits, own: Own) -> Run:
     Raises: ValueError: an optimiser, argument, preset or model that does not exist
     """
     image_size = run.image_size or natural_size(splits.train)
-    model = run.model or (_SMALL_MODEL if image_size <= _SMALL_IMAGE else _USUAL_MODEL)
+    model = run.model or (_SMALL_MODEL if image_size <= optimise.SMALL_IMAGE_PX else _USUAL_MODEL)
     if own.model is not None:
         kind = own.model if isinstance(own.model, type) else type(own.model)
         model = f"{OWN}:{getattr(own.model, '__qualname__', kind.__qualname__)}"
+    optimizer = optimise.resolve_optimizer(run.optimizer, run.batch_size, image_size)
     rows = max(run.batch_size, len(splits.train) // 20)
     return run.changed(
         data=OWN if own.train is not None else run.data,
@@ -74,7 +74,7 @@ def resolve(run: Run, splits: Splits, own: Own) -> Run:
         model=model,
         augment=run.augment or "light",
         threads=run.threads or num_cores(),
-        optimizer=optimise.resolve_optimizer(run.optimizer, run.batch_size).model_dump(),
+        optimizer=optimizer.model_dump(),
         log={**run.log.model_dump(), "every_images": run.log.every_images or rows},
     )
 
@@ -93,7 +93,7 @@ def natural_size(source: Source) -> int:
     """
     looked_at = np.unique(np.linspace(0, len(source) - 1, 16).astype(int))
     short = int(np.median([min(source.read(int(i)).shape[-2:]) for i in looked_at]))
-    return short if short <= _SMALL_IMAGE else min(224, round(short / 32) * 32)
+    return short if short <= optimise.SMALL_IMAGE_PX else min(224, round(short / 32) * 32)
 
 
 def pipelines(run: Run, splits: Splits) -> tuple[augment.Compose | None, augment.Compose | None]:

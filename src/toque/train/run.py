@@ -28,7 +28,7 @@ class OptimizerSettings(_Section):
 
     name: str = Field("sgd", description="any class of torch.optim: sgd, adamw, ...")
     learning_rate: float | None = Field(
-        None, gt=0, description="peak rate; unset: 0.001 for adam kinds, 0.1 per 64 images for sgd"
+        None, gt=0, description="peak rate; unset: 0.001; sgd 0.1 per 256 images, per 64 small ones"
     )
     weight_decay: float = Field(
         5e-4, ge=0, description="not applied to biases and normalisation parameters"
