@@ -92,7 +92,7 @@ def fit(
     began = time.monotonic()
     own = Own(train, val, model, loss)
     splits = prepare.open_splits(run, own)
-    run = prepare.resolve(run, splits, own)
+    asked, run = run, prepare.resolve(run, splits, own)
     device = prepare.pick_device(run.device)
     training_pipeline, validation_pipeline = prepare.pipelines(run, splits)
     network = prepare.build_model(run, splits, own, device)
@@ -261,6 +261,7 @@ def fit(
         evaluation = validate(kept)
         seconds = time.monotonic() - began
         write_report(
+            asked,
             run, out, splits, training_pipeline, evaluation, log.rows, recorded, notes,
             images_seen=images_seen, seconds=seconds,
         )  # fmt: skip

@@ -27,6 +27,7 @@ _PICTURE_PX = 224
 
 
 def write_report(
+    asked: Run,
     run: Run,
     out: RunFolder,
     splits: Splits,
@@ -39,7 +40,7 @@ def write_report(
     images_seen: int,
     seconds: float,
 ) -> None:
-    """Write report.html of a run."""
+    """Write report.html of a run; `asked` are its settings before the unset ones were chosen."""
     # Imported here: Jinja and Pillow are needed by the report alone.
     from toque.train import report
 
@@ -55,7 +56,7 @@ def write_report(
         report.ReportData(
             title=out.path.resolve().name,
             settings=settings,
-            changed=_changed(run),
+            changed=_changed(asked),
             metrics=rows,
             classes=splits.classes,
             confusion=evaluation.confusion(len(splits.classes)) if classified else None,
@@ -76,11 +77,10 @@ def write_report(
     )
 
 
-def _changed(run: Run) -> set[str]:
-    """The settings that differ from the defaults; what was chosen from the data does not count."""
-    default = settings_of.flat(Run().as_dict())
-    resolved = settings_of.flat(run.as_dict())
-    return {key for key, value in resolved.items() if key in default and default[key] != value}
+def _changed(asked: Run) -> set[str]:
+    """The settings that the caller gave and that are not the defaults."""
+    default, given = (settings_of.flat(run.as_dict()) for run in (Run(), asked))
+    return {key for key, value in given.items() if default.get(key) != value}
 
 
 def _mistakes(splits: Splits, evaluation: Evaluation) -> list[Picture]:
