@@ -16,6 +16,7 @@ from PIL import Image
 from tests.conftest import write_photos
 from toque import cli
 
+VERBS = ["train", "evaluate", "predict", "new", "preview", "describe", "models", "verify", "graph"]
 FAST = ["--set", "batch_size=8", "--set", "epochs=2", "--set", "log.tensorboard=false"]
 
 
@@ -158,7 +159,7 @@ def test_a_model_beside_the_user(toque, photos, tmp_path):
     assert code == 0 and "accuracy" in stdout
 
 
-@pytest.mark.parametrize("verb", ["", "train", "evaluate", "predict", "new"])
+@pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_fits_a_screen_and_shows_an_example(toque, verb, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     code, stdout, _ = toque(*([verb] if verb else []), "--help")
