@@ -70,9 +70,9 @@ def test_it_agrees_with_torchvision():
     images = pixels(97, 131, 3)
     resized = functional.resize(images.permute(0, 3, 1, 2).float() / 255, 73, antialias=True)
     cropped = functional.center_crop(resized, 64)
-    ours = Preprocess(
-        augment.Compose([augment.Resize(73), augment.CenterCrop(64)]), channels=3
-    )(images)
+    ours = Preprocess(augment.Compose([augment.Resize(73), augment.CenterCrop(64)]), channels=3)(
+        images
+    )
     torch.testing.assert_close(ours, cropped, atol=2e-5, rtol=0)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from toque import checks
 from toque.deploy.details import FileDetails
 from toque.deploy.predictor import Pixels, Predictor
 
@@ -25,18 +24,8 @@ def predictor_of_file(source: str, details: FileDetails, answers: Answers) -> Pr
         for number, image in enumerate(images):
             groups.setdefault(image.shape, []).append(number)
         shares = np.empty((len(images), len(details.classes)), np.float32)
-        for shape, numbers in groups.items():
-            _check_fixed(source, details, shape)
+        for numbers in groups.values():
             shares[numbers] = answers(np.stack([images[number] for number in numbers]))[0]
         return shares
 
     return Predictor(source, details.classes, details.in_channels, ask, details.as_dict())
-
-
-def _check_fixed(source: str, details: FileDetails, shape: tuple[int, ...]) -> None:
-    fixed = (details.height, details.width)
-    if fixed != (None, None) and shape[:2] != fixed:
-        raise checks.invalid(
-            source, "every image", f"{fixed[0]} x {fixed[1]} pixels (height x width)",
-            f"{shape[0]} x {shape[1]}", "Resize it, or export without --size.",
-        )  # fmt: skip

@@ -34,9 +34,42 @@ _OPERATIONS = re.compile(
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|getitem|eq|ne|lt|le|gt|ge|and_|or_)"
 )
 _NUMBERS = frozenset(
-    "Symbol Integer Rational Min Max Add Mul Pow Mod PythonMod FloorDiv CleanDiv IntTrueDiv ToFloat"
-    " TruncToInt CeilToInt FloorToInt Eq Ne Ge Gt Le Lt Or And Not Piecewise positive integer"
-    " nonnegative True False true false".split()
+    [
+        "Symbol",
+        "Integer",
+        "Rational",
+        "Min",
+        "Max",
+        "Add",
+        "Mul",
+        "Pow",
+        "Mod",
+        "PythonMod",
+        "FloorDiv",
+        "CleanDiv",
+        "IntTrueDiv",
+        "ToFloat",
+        "TruncToInt",
+        "CeilToInt",
+        "FloorToInt",
+        "Eq",
+        "Ne",
+        "Ge",
+        "Gt",
+        "Le",
+        "Lt",
+        "Or",
+        "And",
+        "Not",
+        "Piecewise",
+        "positive",
+        "integer",
+        "nonnegative",
+        "True",
+        "False",
+        "true",
+        "false",
+    ]
 )
 _TOKEN = re.compile(r"\s+|'[a-z]+\d+'|[A-Za-z_]\w*|\d+|[(),=\-+*/<>]")
 _MAX_JSON_BYTES = 256 * 2**20

@@ -18,9 +18,7 @@ class FileDetails:
 
     version:        of toque, that wrote it
     model, classes, in_channels, image_size: what toque.models.create needs
-    precision:      float32, float16, bfloat16 or int8
     preprocessing:  in words
-    height, width:  of the images if the file takes one size alone
     weights_sha256: of the run's weights.safetensors
     """
 
@@ -29,11 +27,8 @@ class FileDetails:
     classes: tuple[str, ...]
     in_channels: int
     image_size: int
-    precision: str
     preprocessing: str
     weights_sha256: str
-    height: int | None = None
-    width: int | None = None
     format: int = FORMAT
 
     def as_json(self) -> str:
@@ -52,7 +47,7 @@ def read_details(path: Path, text: str | None) -> FileDetails:
         tree = json.loads(text or "")
         # The weights of a run say less than an exported file.
         known = {
-            "version": "", "precision": "float32", "preprocessing": "", "weights_sha256": "",
+            "version": "", "preprocessing": "", "weights_sha256": "",
             **{key: tree[key] for key in tree if key in FileDetails.__dataclass_fields__},
         }  # fmt: skip
         details = FileDetails(**{**known, "classes": tuple(known["classes"])})

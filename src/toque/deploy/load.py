@@ -11,7 +11,7 @@ SUFFIXES = (".onnx", ".pt2", ".safetensors")
 
 
 def load(source: str | Path, *, device: str = "cpu") -> Predictor:
-    """A predictor from a run folder or an exported file; of toque.train nothing is imported for one.
+    """A predictor from a run folder or an exported file; a file needs nothing of toque.train.
 
     Args:    source: a run folder, or a file NAME.onnx, NAME.pt2 or NAME.safetensors
              device: for a run folder and .safetensors; the other files answer on the CPU
@@ -27,9 +27,7 @@ def load(source: str | Path, *, device: str = "cpu") -> Predictor:
         kinds = f"a run folder or a file {', '.join(SUFFIXES)}"
         if not path.exists():
             raise checks.MissingFile(f"load: {path} must be {kinds}; there is none. {_near(path)}")
-        raise checks.invalid(
-            "load", "the model", kinds, path, "Train one with: toque train DATA."
-        )
+        raise checks.invalid("load", "the model", kinds, path, "Train one with: toque train DATA.")
     if not path.is_file():
         raise checks.MissingFile(f"load: {path} must be a file; there is none. {_near(path)}")
     if path.suffix == ".onnx":
@@ -39,7 +37,7 @@ def load(source: str | Path, *, device: str = "cpu") -> Predictor:
     from toque.deploy import torch_file
 
     if path.suffix == ".pt2":
-        return torch_file.load_compiled_or_graph(path)
+        return torch_file.load_graph(path)
     return torch_file.load_weights(path, device)
 
 

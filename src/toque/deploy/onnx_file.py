@@ -24,9 +24,10 @@ from toque.deploy.missing import needed
 from toque.deploy.predictor import Predictor
 from toque.deploy.program import INPUT, OUTPUTS
 
-# Antialiasing, LayerNormalization and GroupNormalization are whole operators from here on, and every
-# ONNX Runtime since 1.17 reads it.
+# LayerNormalization, GroupNormalization and Gelu are whole operators by then, and every ONNX
+# Runtime since 1.17 reads it.
 OPSET = 20
+_MAX_BYTES = 2_000_000_000
 
 
 def write(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
@@ -35,6 +36,12 @@ def write(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
     Raises: ValueError: an operation that ONNX has no counterpart for; the message names it
             ImportError: the exporter's packages are not installed
     """
+    size = sum(tensor.nbytes for tensor in exported.state_dict.values())
+    if size > _MAX_BYTES:
+        raise checks.invalid(
+            "export", "the weights", "below 2 GB, the most one ONNX file holds", f"{size} bytes",
+            "Export with --to pt2.",
+        )  # fmt: skip
     needed("export", "onnx", "export")
     needed("export", "onnxscript", "export")
     with _quiet():
@@ -81,7 +88,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter tells its steps, on standard output and by warnings: errors alone matter here."""
+    """The exporter tells its steps, on standard output and by warnings: only errors matter."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

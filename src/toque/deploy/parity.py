@@ -16,11 +16,9 @@ from toque.deploy.predictor import Network, Pixels
 from toque.deploy.program import noise
 from toque.random import Key
 
-# Largest difference of a probability, by the arithmetic of the file. In float32 it is rounding: a
-# thousandth is a hundred times what was measured on sixty models, and changes no decision.
-TOLERANCE = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 5e-2, "int8": 1.0}
-# int8 answers are other answers; what counts is how many of them are right.
-MOST_ACCURACY_LOST = {"float32": 0.0, "float16": 0.005, "bfloat16": 0.01, "int8": 0.02}
+# Largest difference of a probability. What is measured is rounding, about 1e-6: this is far above
+# it, and far below what changes a decision.
+TOLERANCE = 1e-3
 
 _HARD_SIZES = ((1, 1), (1, 19), (2, 3), (5, 400), (400, 5), (63, 65), (480, 640), (1200, 1600))
 
@@ -44,33 +42,15 @@ class Parity:
     changed: int
     accuracy: float | None
     accuracy_before: float | None
-    precision: str
 
     @property
     def problem(self) -> str | None:
         """Why the file must not be kept, or None."""
-        if self.precision != "int8":
-            if not self.probability <= TOLERANCE[self.precision]:
-                return (
-                    f"a probability differs by {self.probability:.2g}, more than "
-                    f"{TOLERANCE[self.precision]:g}"
-                )
-            if self.changed and self.precision == "float32":
-                return f"{self.changed} predictions changed"
-        lost = self.accuracy_lost
-        if lost is not None and lost > MOST_ACCURACY_LOST[self.precision] + 1e-9:
-            return (
-                f"{100 * lost:.2f} points of accuracy are lost, more than "
-                f"{100 * MOST_ACCURACY_LOST[self.precision]:g}"
-            )
+        if not self.probability <= TOLERANCE:
+            return f"a probability differs by {self.probability:.2g}, more than {TOLERANCE:g}"
+        if self.changed:
+            return f"{self.changed} predictions changed"
         return None
-
-    @property
-    def accuracy_lost(self) -> float | None:
-        """Of accuracy on the validation images, as a share."""
-        if self.accuracy is None or self.accuracy_before is None:
-            return None
-        return self.accuracy_before - self.accuracy
 
     def __str__(self) -> str:
         text = (
@@ -89,8 +69,6 @@ def measure(
     targets: Sequence[int],
     *,
     channels: int,
-    precision: str,
-    size: tuple[int, int] | None = None,
 ) -> Parity:
     """Ask both about validation images and hard cases, alone and in batches.
 
@@ -98,13 +76,11 @@ def measure(
     preprocessing.
 
     Args: images: validation images, uint8 [H, W, C], with their classes in targets
-          size: the one (height, width) the file takes; other sizes are left out
     """
-    hard = hard_cases(channels, size)
+    hard = hard_cases(channels)
     groups = [*_batches(images), *hard]
     found = [answers(group) for group in groups]
-    wanted = [_reference(network, group) for group in groups]
-    tolerance = TOLERANCE[precision]
+    wanted = [network_answers(network, group) for group in groups]
     probability, logit, changed = 0.0, 0.0, 0
     right, right_before, count = 0, 0, 0
     order = _order(images)
@@ -118,7 +94,7 @@ def measure(
         rows = np.arange(len(theirs))
         # Where the model itself hesitates within the tolerance, either class is its answer.
         lead = theirs[rows, best] - theirs[rows, ours.argmax(1)]
-        changed += int((lead > min(tolerance, 1e-2)).sum())
+        changed += int((lead > TOLERANCE).sum())
         if count < len(images):
             labels = np.array([targets[order[count + n]] for n in range(len(group))])
             right += int((ours.argmax(1) == labels).sum())
@@ -132,28 +108,20 @@ def measure(
         changed=changed,
         accuracy=right / count if count else None,
         accuracy_before=right_before / count if count else None,
-        precision=precision,
     )
 
 
-def hard_cases(channels: int, size: tuple[int, int] | None) -> list[np.ndarray]:
+def hard_cases(channels: int) -> list[np.ndarray]:
     """Batches of images that break preprocessing where it can break."""
-    if size is not None:
-        sizes: Sequence[tuple[int, int]] = [size]
-    else:
-        sizes = _HARD_SIZES
-    batches = [noise(1, height, width, channels).numpy() for height, width in sizes]
-    height, width = size or (37, 53)
-    batches.append(noise(5, height, width, channels).numpy())
-    height, width = size or (375, 500)
+    batches = [noise(1, height, width, channels).numpy() for height, width in _HARD_SIZES]
+    batches.append(noise(5, 37, 53, channels).numpy())
+    height, width = 375, 500
     rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
     drawn = [
         np.zeros((height, width)), np.full((height, width), 255), 255 * ((rows + columns) % 2),
         255 * (columns % 2) + 0 * rows, 255 * rows / height + 0 * columns,
     ]  # fmt: skip
-    batches.append(
-        np.repeat(np.stack(drawn).astype(np.uint8)[..., None], channels, axis=3)
-    )
+    batches.append(np.repeat(np.stack(drawn).astype(np.uint8)[..., None], channels, axis=3))
     return batches
 
 
@@ -179,7 +147,8 @@ def _batches(images: Sequence[Pixels]) -> list[np.ndarray]:
     return [np.stack(batch) for batch in batches]
 
 
-def _reference(network: Network, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def network_answers(network: Network, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and logits of a network that is asked the way validation asked it."""
     tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
     with torch.inference_mode():
         pixels = network.pipeline(tensors, key=Key(0, 0, np.arange(len(images))))

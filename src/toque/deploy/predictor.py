@@ -6,6 +6,7 @@ Shape letters: N images, B images of one batch, K classes, C channels, H W heigh
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Network:
 class Predictor:
     """A loaded model: call it with images.
 
-    Shape:   image files, or uint8 arrays [H, W, C] or [H, W] -> Predictions of [N, K]
+    Shape:   image files, their bytes, or uint8 arrays [H, W, C] or [H, W] -> Predictions of [N, K]
+             names: what to call the images; their paths, or numbers, if unset
     Args:    source: what it was loaded from
              labels: the names of the classes
              channels: C, 1 (gray) or 3 (RGB); files are converted, arrays must fit
@@ -64,21 +66,23 @@ class Predictor:
 
     def __call__(
         self,
-        images: Sequence[str | Path | Pixels],
+        images: Sequence[str | Path | bytes | Pixels],
         *,
+        names: Sequence[str] | None = None,
         batch_size: int = 32,
     ) -> Predictions:
-        names: list[str] = []
-        shares: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            names += [
-                f"image {start + number}" if isinstance(image, np.ndarray) else str(image)
-                for number, image in enumerate(batch)
+        if names is None:
+            names = [
+                str(image) if isinstance(image, (str, Path)) else f"image {number}"
+                for number, image in enumerate(images)
             ]
-            shares.append(self.ask([self.pixels(image) for image in batch]))
-        empty = np.empty((0, len(self.labels)), np.float32)
-        return Predictions(tuple(names), self.labels, np.concatenate([empty, *shares]))
+        shares: list[npt.NDArray[np.float32]] = [np.empty((0, len(self.labels)), np.float32)]
+        # Decoding leaves Python's lock, so threads read files at once.
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                shares.append(self.ask(list(threads.map(self.pixels, batch))))
+        return Predictions(tuple(names), self.labels, np.concatenate(shares))
 
     def pixels(self, image: str | Path | bytes | Pixels) -> Pixels:
         """An image as the model takes it, uint8 [H, W, C]; files are decoded as in training."""
@@ -99,12 +103,11 @@ class Predictor:
         return given
 
 
-
-
 def of_network(
     network: Network, *, source: str, labels: tuple[str, ...], channels: int, details: Details
 ) -> Predictor:
     """A predictor of a PyTorch network."""
+
     def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         key = Key(0, 0, np.arange(len(images)))  # the validation pipeline draws nothing from it
         tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]

@@ -66,7 +66,7 @@ class Preprocess(nn.Module):
         if isinstance(self.resized, tuple):
             return self.resized
         # The shorter side gets the size. Written without a condition, which export would freeze.
-        short = torch.sym_min(height, width)
+        short = cast(int, torch.sym_min(height, width))
         return self.resized * height // short, self.resized * width // short
 
     def _weights(self, source: int, resized: int, kept: int) -> torch.Tensor:

@@ -25,34 +25,30 @@ class Program(nn.Module):
     """Preprocessing and model as one function.
 
     Shape: uint8 [B, H, W, C] -> probabilities float32 [B, K], logits float32 [B, K]
-    Args:  dtype: that of the model's arithmetic; preprocessing and softmax stay in float32
     """
 
-    def __init__(
-        self, preprocess: Preprocess, model: nn.Module, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, preprocess: Preprocess, model: nn.Module) -> None:
         super().__init__()
         self.preprocess = preprocess
-        self.model = model.to(dtype)
-        self.dtype = dtype
+        self.model = model
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        logits = self.model(self.preprocess(images).to(self.dtype)).float()
+        logits = self.model(self.preprocess(images)).float()
         return logits.softmax(1), logits
 
 
-def trace(program: Program, channels: int, size: tuple[int, int] | None) -> ExportedProgram:
-    """The program as a graph, for batches and images of any size (or one fixed `size`).
+def trace(program: Program, channels: int) -> ExportedProgram:
+    """The program as a graph, for batches and images of any size.
 
     Raises: ValueError: a model that is no graph, or that answers with something else than scores
             [B, K]; the message names the module
     """
-    height, width = size or _EXAMPLE[1:]
-    example = noise(_EXAMPLE[0], height, width, channels)
-    dimensions = {0: Dim("batch", min=1, max=_MAX_BATCH)}
-    if size is None:
-        dimensions[1] = Dim("height", min=1, max=_MAX_SIDE_PX)
-        dimensions[2] = Dim("width", min=1, max=_MAX_SIDE_PX)
+    example = noise(*_EXAMPLE, channels)
+    dimensions = {
+        0: Dim("batch", min=1, max=_MAX_BATCH),
+        1: Dim("height", min=1, max=_MAX_SIDE_PX),
+        2: Dim("width", min=1, max=_MAX_SIDE_PX),
+    }
     _check_outputs(program, example)
     with _tracked(program) as inside, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third-party modules about themselves, when traced
@@ -77,7 +73,7 @@ def noise(batch: int, height: int, width: int, channels: int) -> torch.Tensor:
 
 def _check_outputs(program: Program, example: torch.Tensor) -> None:
     with torch.no_grad():
-        outputs = program.model(program.preprocess(example).to(program.dtype))
+        outputs = program.model(program.preprocess(example))
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         shown = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise checks.invalid(

@@ -1,4 +1,4 @@
-"""Files for PyTorch: the graph (pt2), the graph compiled (aoti), and the weights alone."""
+"""Files for PyTorch: the graph (pt2), and the weights alone (safetensors)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from toque.deploy import archive
 from toque.deploy.answering import Answers, predictor_of_file
 from toque.deploy.details import FileDetails, read_details
 from toque.deploy.predictor import Network, Predictor, of_network
-
-_COMPILED = ".aoti.pt2"
 
 
 def write_graph(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
@@ -59,51 +57,9 @@ def _answers(program: nn.Module) -> Answers:
     return answers
 
 
-def write_compiled(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
-    """Compile the graph by AOTInductor into a library for this kind of processor.
-
-    Raises: ValueError: no C++ compiler, or an operation that it cannot compile
-    """
-    from torch._inductor import aoti_compile_and_package
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            aoti_compile_and_package(
-                exported, package_path=str(file),
-                inductor_configs={"aot_inductor.metadata": {"toque": details.as_json()}},
-            )  # fmt: skip
-        except Exception as error:  # the compiler's own errors have no common class
-            raise checks.invalid(
-                "export", "the model", "one that AOTInductor can compile here",
-                f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
-                "Install a C++ compiler (g++), or export with --to pt2.",
-            ) from error  # fmt: skip
-
-
-def open_compiled(file: Path) -> tuple[Answers, FileDetails]:
-    """The compiled program in a file, and its details. It runs the file's machine code."""
-    from torch._inductor import aoti_load_package
-
-    try:
-        program = aoti_load_package(str(file))
-    except Exception as error:  # a RuntimeError of the loader, or of the dynamic linker
-        raise checks.invalid(
-            "load", str(file), "a whole file of AOTInductor's, for this processor",
-            str(error).splitlines()[0][:200], "Export it again with: toque export RUN --to aoti.",
-        ) from error  # fmt: skip
-
-    def answers(images: np.ndarray) -> Sequence[np.ndarray]:
-        with torch.inference_mode():
-            return [found.numpy() for found in program(torch.from_numpy(images))]
-
-    return answers, read_details(file, program.get_metadata().get("toque"))
-
-
-def load_compiled_or_graph(file: Path) -> Predictor:
-    """A predictor of a .pt2 file, compiled or not."""
-    compiled = file.name.endswith(_COMPILED)
-    answers, details = open_compiled(file) if compiled else open_graph(file)
+def load_graph(file: Path) -> Predictor:
+    """A predictor of a .pt2 file."""
+    answers, details = open_graph(file)
     return predictor_of_file(str(file), details, answers)
 
 
@@ -140,10 +96,7 @@ def load_weights(file: Path, device: str = "cpu") -> Predictor:
         details.model, num_classes=len(details.classes), in_channels=channels, image_size=size
     )
     try:
-        # Half precision saves space in the file; on a CPU float32 is the faster arithmetic.
-        model.load_state_dict(
-            {name: t.float() if t.is_floating_point() else t for name, t in weights.items()}
-        )
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise checks.invalid(
             "load", str(file), f"the weights of {details.model}",
