@@ -30,7 +30,7 @@ NAMES = {
         open_labelled own train_batches
     """,
     "toque.deploy": """
-        Prediction predict
+        Exported Parity Prediction Predictions Predictor export load predict
     """,
     "toque.layers": """
         ActLinearMlp BlurPool Fused GeM LearnedStepQuantiser RMSNorm2d Report

@@ -11,7 +11,18 @@ from pathlib import Path
 import typer
 
 from toque import checks
-from toque.cli import describe, evaluate, graph, models, new, predict, preview, train, verify
+from toque.cli import (
+    describe,
+    evaluate,
+    export,
+    graph,
+    models,
+    new,
+    predict,
+    preview,
+    train,
+    verify,
+)
 
 app = typer.Typer(
     name="toque",
@@ -26,6 +37,7 @@ app = typer.Typer(
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
+app.command()(export.export)
 app.command()(new.new)
 app.command()(preview.preview)
 app.command()(describe.describe)

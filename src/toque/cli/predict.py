@@ -1,38 +1,85 @@
-"""toque predict: what a finished run says of images."""
+"""toque predict: what a finished run, or an exported file, says of images."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from toque.deploy import Prediction
+
 
 def predict(
-    run: Annotated[str, typer.Argument(help="A run folder.")],
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.")],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 3,
+    model: Annotated[str, typer.Argument(help="A run folder, or an exported file.")],
+    images: Annotated[
+        list[str], typer.Argument(help="Image files, folders, or - for standard input.")
+    ],
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON with the probability of every class.")
     ] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV with a column for every class.")
+    ] = False,
 ) -> None:
-    """Say what is on images, with a finished run.
+    """Say what is on images, with a finished run or an exported file.
 
     Example: toque predict runs/flowers garden.jpg meadow.jpg
     """
-    import json
-
+    from toque import checks
     from toque.deploy import predict as ask
 
-    answers = ask(run, images)
+    if as_json and as_csv:
+        raise checks.invalid("predict", "--json", "given without --csv", "both", "Leave one out.")
+    with _bar() as progress:
+        answers = ask(model, images, progress=progress)
     if as_json:
+        import json
+
         print(json.dumps([answer.as_dict() for answer in answers], indent=1, ensure_ascii=False))
-        return
+    elif as_csv:
+        _print_csv(answers)
+    else:
+        _print_table(answers, top)
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error, where a person looks at it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _print_csv(answers: Sequence[Prediction]) -> None:
+    import csv
+
+    classes = list(answers[0].probabilities) if answers else []
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["image", "label", "confidence", *classes])
+    for answer in answers:
+        shares = answer.probabilities.values()
+        rows.writerow([answer.image, answer.label, answer.confidence, *shares])
+
+
+def _print_table(answers: Sequence[Prediction], top: int) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("image", "label", "confidence", "next")
     for answer in answers:
-        ranked = sorted(answer.probabilities.items(), key=lambda pair: -pair[1])[:top]
-        others = ", ".join(f"{name} {100 * share:.1f} %" for name, share in ranked[1:])
-        table.add_row(answer.image, answer.label, f"{100 * answer.confidence:.1f} %", others)
+        others = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answer.top(top)[1:])
+        # Text: a file called [red].jpg is a name, not a colour.
+        table.add_row(
+            Text(answer.image), Text(answer.label), f"{100 * answer.confidence:.1f} %", Text(others)
+        )
     Console().print(table)

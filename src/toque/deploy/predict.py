@@ -1,77 +1,68 @@
-"""Predictions of a finished run for image files."""
+"""Predictions of a model for image files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from toque import checks, data
-from toque.random import Key
-from toque.train import load_model
+from toque.deploy.load import load
+from toque.deploy.predictions import Prediction
 
 _BATCH_IMAGES = 32
 
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one image.
-
-    confidence: probability of `label`, 0 to 1; probabilities: of every class, by name
-    """
-
-    image: str
-    label: str
-    confidence: float
-    probabilities: dict[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, as `toque predict --json` prints them."""
-        return asdict(self)
+Progress = Callable[[int, int], None]
+"""Told, after each batch, how many images are done and how many there are."""
 
 
 def predict(
-    run: str | Path, images: Sequence[str | Path], *, device: str = "cpu"
+    source: str | Path,
+    images: Sequence[str | Path],
+    *,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> list[Prediction]:
-    """The class probabilities of image files, or of every image in folders, by a finished run.
+    """The class probabilities of image files, or of every image in folders.
 
     Each file is decoded as in training and prepared as in validation. Folders are searched to the
     bottom, in the order of their names.
 
+    Args:    source: a finished run's folder, or an exported file
+             images: files and folders; "-" is one image on standard input
     Raises:  FileNotFoundError: no such run, image or folder; a folder without images
              ValueError: a file that is no image, or a damaged one
     Example: >>> predict("runs/flowers", ["garden.jpg"])[0].label
     """
-    trained = load_model(run, device=device)
-    predictions = []
+    model = load(source, device=device)
     files = list(_files(images))
+    predictions: list[Prediction] = []
     for start in range(0, len(files), _BATCH_IMAGES):
-        names = files[start : start + _BATCH_IMAGES]
-        pixels = [data.decode(name, channels=trained.channels) for name in names]
-        key = Key(0, 0, np.arange(len(pixels)))  # the validation pipeline draws nothing from it
-        with torch.inference_mode():
-            outputs = trained.model(trained.pipeline(pixels, key=key).to(device))
-        for name, shares in zip(names, outputs.float().softmax(1).tolist(), strict=True):
-            best = int(np.argmax(shares))
-            predictions.append(
-                Prediction(
-                    image=str(name),
-                    label=trained.classes[best],
-                    confidence=shares[best],
-                    probabilities=dict(zip(trained.classes, shares, strict=True)),
-                )
-            )
+        batch = files[start : start + _BATCH_IMAGES]
+        read = [_from_standard_input() if str(file) == "-" else file for file in batch]
+        found = model(read, names=[str(file) for file in batch])
+        predictions.extend(found)
+        if progress is not None:
+            progress(len(predictions), len(files))
     return predictions
 
 
-def _files(images: Iterable[str | Path]) -> Iterable[Path]:
+def _from_standard_input() -> bytes:
+    content = sys.stdin.buffer.read()
+    if not content:
+        raise checks.invalid(
+            "predict", "-", "an image on standard input", "nothing",
+            "Send one, as in: toque predict RUN - < garden.jpg",
+        )  # fmt: skip
+    return content
+
+
+def _files(images: Iterable[str | Path]) -> Iterator[Path]:
     for name in images:
         path = Path(name)
-        if path.is_dir():
+        if str(name) == "-":
+            yield path
+        elif path.is_dir():
             inside = [path / name for name in data.files_below(path)]
             if not inside:
                 raise checks.MissingFile(

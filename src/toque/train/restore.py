@@ -88,14 +88,15 @@ def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "a
     """
     chosen = prepare.pick_device(device)
     trained = load_model(path, device=str(chosen))
-    source = _images(trained, data_path)
+    source = images_of(trained, data_path)
     batches = data.evaluation_batches(
         source, trained.pipeline, batch_size=trained.run.batch_size, threads=prepare.num_cores()
     )
     return measure(trained.model, batches, losses.create("cross_entropy"), chosen)
 
 
-def _images(trained: Trained, data_path: str | None) -> data.Source:
+def images_of(trained: Trained, data_path: str | None) -> data.Source:
+    """A run's validation images, or the labelled images of another folder."""
     run = trained.run
     if data_path is not None:
         return data.open_labelled(

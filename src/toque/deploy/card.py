@@ -1,0 +1,76 @@
+"""The model card beside an exported file: what it is, how good it is, and what is unknown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from toque.deploy.details import FileDetails
+from toque.deploy.parity import Parity
+from toque.train.run import Run
+
+
+def card_path(file: Path) -> Path:
+    """README.md beside the file; FILE.md where a README.md of something else stands."""
+    readme = file.with_name("README.md")
+    if not readme.exists() or readme.read_text(errors="replace").startswith(_mark(file)):
+        return readme
+    return file.with_name(f"{file.name}.md")
+
+
+def card_text(
+    file: Path, details: FileDetails, parity: Parity, run: Run, environment: dict[str, Any]
+) -> str:
+    """The card as Markdown."""
+    classes = ", ".join(details.classes[:50]) + (" and more" if len(details.classes) > 50 else "")
+    accuracy = "unknown" if parity.accuracy is None else f"{100 * parity.accuracy:.2f} %"
+    return f"""{_mark(file)}
+# {file.name}
+
+An image classifier of {len(details.classes)} classes: {classes}.
+
+## How to ask it
+
+    toque predict {file.name} IMAGE
+
+{_interface(file, details)}
+
+## Data
+
+Trained on {environment.get("train_images", "an unknown number of")} images of
+`{Path(run.data).name}`, validated on
+{environment.get("val_images", "an unknown number of")} others.
+Model {details.model}, {run.epochs:g} epochs, seed {run.seed}, toque {details.version};
+weights sha256 {details.weights_sha256}.
+
+## Metrics
+
+- Accuracy {accuracy} on {parity.images} labelled images, asked of this file.
+- Against the run it comes from: {parity}.
+
+## Limits
+
+It answers with one of its classes whatever it is shown, also where none of them is on the image.
+The accuracy holds for images like those it was validated on, which also chose its checkpoint.
+Its confidence has not been calibrated. Not measured: other cameras, places and groups of people.
+
+## License
+
+- Of the weights: not stated. Fill in before passing the file on.
+- Of the training images: not stated. Fill in.
+- Contact: not stated. Fill in.
+"""
+
+
+def _interface(file: Path, details: FileDetails) -> str:
+    if file.suffix == ".safetensors":
+        return f"Weights alone; toque builds the model and does {details.preprocessing}."
+    return (
+        f"Input `images`: uint8 [B, H, W, {details.in_channels}], of any size, alike in one batch. "
+        "Outputs `probabilities` and\n`logits`: float32 [B, K]. "
+        f"Preprocessing is inside: {details.preprocessing}."
+    )
+
+
+def _mark(file: Path) -> str:
+    return f"<!-- written by toque export for {file.name} -->"

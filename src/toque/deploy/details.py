@@ -1,0 +1,64 @@
+"""What an exported file says about itself, and how it is read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from toque import checks
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class FileDetails:
+    """What stands in the metadata of every exported file, as JSON under `toque`.
+
+    version:        of toque, that wrote it
+    model, classes, in_channels, image_size: what toque.models.create needs
+    preprocessing:  in words
+    weights_sha256: of the run's weights.safetensors
+    """
+
+    version: str
+    model: str
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+    preprocessing: str
+    weights_sha256: str
+    format: int = FORMAT
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_details(path: Path, text: str | None) -> FileDetails:
+    """The details out of a file's metadata.
+
+    Raises: ValueError: a file that toque did not write, or a newer toque did
+    """
+    try:
+        tree = json.loads(text or "")
+        # The weights of a run say less than an exported file.
+        known = {
+            "version": "", "preprocessing": "", "weights_sha256": "",
+            **{key: tree[key] for key in tree if key in FileDetails.__dataclass_fields__},
+        }  # fmt: skip
+        details = FileDetails(**{**known, "classes": tuple(known["classes"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise checks.invalid(
+            "load", str(path), "a file that toque export wrote", "one without toque's metadata",
+            "Write one with: toque export RUN.",
+        ) from error  # fmt: skip
+    if details.format > FORMAT:
+        raise checks.invalid(
+            "load", str(path), f"of format {FORMAT} or older", details.format,
+            "Install a newer toque.",
+        )  # fmt: skip
+    return details

@@ -1,0 +1,60 @@
+"""load: whatever holds a model -> a predictor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from toque import augment, checks
+from toque.deploy.predictor import Network, Predictor, of_network
+
+SUFFIXES = (".onnx", ".pt2", ".safetensors")
+
+
+def load(source: str | Path, *, device: str = "cpu") -> Predictor:
+    """A predictor from a run folder or an exported file; a file needs nothing of toque.train.
+
+    Args:    source: a run folder, or a file NAME.onnx, NAME.pt2 or NAME.safetensors
+             device: for a run folder and .safetensors; the other files answer on the CPU
+    Raises:  FileNotFoundError: nothing there, or a run that has not finished
+             ValueError: a damaged file, one that toque did not write, or of another kind
+             ImportError: onnxruntime is not installed, for an .onnx file
+    Example: >>> toque.deploy.load("model.onnx")(["garden.jpg"])[0].label
+    """
+    path = Path(source)
+    if path.is_dir():
+        return _run(path, device)
+    if path.suffix not in SUFFIXES:
+        kinds = f"a run folder or a file {', '.join(SUFFIXES)}"
+        if not path.exists():
+            raise checks.MissingFile(f"load: {path} must be {kinds}; there is none. {_near(path)}")
+        raise checks.invalid("load", "the model", kinds, path, "Train one with: toque train DATA.")
+    if not path.is_file():
+        raise checks.MissingFile(f"load: {path} must be a file; there is none. {_near(path)}")
+    if path.suffix == ".onnx":
+        from toque.deploy import onnx_file
+
+        return onnx_file.load(path)
+    from toque.deploy import torch_file
+
+    if path.suffix == ".pt2":
+        return torch_file.load_graph(path)
+    return torch_file.load_weights(path, device)
+
+
+def _near(path: Path) -> str:
+    names = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
+    return checks.nearest(path.name, names) if names else "Check the path."
+
+
+def _run(path: Path, device: str) -> Predictor:
+    from toque.train import load_model
+
+    trained = load_model(path, device=device)
+    pipeline: augment.Compose = trained.pipeline
+    return of_network(
+        Network(trained.model, pipeline, device),
+        source=str(path),
+        labels=trained.classes,
+        channels=trained.channels,
+        details={"model": trained.run.model, "image_size": trained.run.image_size},
+    )

@@ -1,0 +1,64 @@
+"""What a model says of images.
+
+Shape letters: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    confidence: probability of `label`, 0 to 1; probabilities: of every class, by name
+    """
+
+    image: str
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as `toque predict --json` prints them."""
+        return asdict(self)
+
+    def top(self, num: int) -> list[tuple[str, float]]:
+        """The most probable classes, the first one first."""
+        return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:num]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a model says of N images, in their order.
+
+    images:        a name for each
+    labels:        the names of the K classes
+    probabilities: float32 [N, K]
+    """
+
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    probabilities: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> Prediction:
+        shares = self.probabilities[number].tolist()
+        best = int(np.argmax(shares))
+        return Prediction(
+            image=self.images[number],
+            label=self.labels[best],
+            confidence=shares[best],
+            probabilities=dict(zip(self.labels, shares, strict=True)),
+        )
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return (self[number] for number in range(len(self)))

@@ -1,0 +1,119 @@
+"""A model that answers: the run folder or exported file it came from no longer matters.
+
+Shape letters: N images, B images of one batch, K classes, C channels, H W height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from toque import augment, checks, data
+from toque.deploy.predictions import Predictions
+from toque.random import Key
+
+Pixels = npt.NDArray[np.uint8]
+"""One image, uint8 [H, W, C]."""
+
+Ask = Callable[[Sequence[Pixels]], npt.NDArray[np.float32]]
+"""Images of any sizes -> probabilities float32 [B, K]; called from one thread at a time."""
+
+
+Details = dict[str, Any]
+"""What a run or a file says about itself: plain values, as JSON has them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A PyTorch network with the pipeline that it was validated with, which draws nothing."""
+
+    module: nn.Module
+    pipeline: augment.Compose
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A loaded model: call it with images.
+
+    Shape:   image files, their bytes, or uint8 arrays [H, W, C] or [H, W] -> Predictions of [N, K]
+             names: what to call the images; their paths, or numbers, if unset
+    Args:    source: what it was loaded from
+             labels: the names of the classes
+             channels: C, 1 (gray) or 3 (RGB); files are converted, arrays must fit
+             ask: the model itself, from pixels to probabilities
+             details: what the source says about itself
+             network: the network in PyTorch, where the source has it
+    Raises:  FileNotFoundError, ValueError: a file that is not there or no image
+             TypeError, ValueError: an array of another dtype, rank or number of channels
+    Example: >>> toque.deploy.load("model.onnx")(["garden.jpg"])[0].label
+    """
+
+    source: str
+    labels: tuple[str, ...]
+    channels: int
+    ask: Ask
+    details: Details
+    network: Network | None = None
+
+    def __call__(
+        self,
+        images: Sequence[str | Path | bytes | Pixels],
+        *,
+        names: Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> Predictions:
+        if names is None:
+            names = [
+                str(image) if isinstance(image, (str, Path)) else f"image {number}"
+                for number, image in enumerate(images)
+            ]
+        shares: list[npt.NDArray[np.float32]] = [np.empty((0, len(self.labels)), np.float32)]
+        # Decoding leaves Python's lock, so threads read files at once.
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size]
+                shares.append(self.ask(list(threads.map(self.pixels, batch))))
+        return Predictions(tuple(names), self.labels, np.concatenate(shares))
+
+    def pixels(self, image: str | Path | bytes | Pixels) -> Pixels:
+        """An image as the model takes it, uint8 [H, W, C]; files are decoded as in training."""
+        if not isinstance(image, np.ndarray):
+            decoded = data.decode(image, channels=self.channels)
+            return decoded.permute(1, 2, 0).numpy()
+        given = image[:, :, None] if image.ndim == 2 else image
+        if given.dtype != np.uint8:
+            raise checks.invalid_type(
+                "Predictor", "an array", "uint8 in 0 .. 255", given.dtype,
+                "Convert it with (array * 255).round().astype('uint8') if it lies in 0 .. 1.",
+            )  # fmt: skip
+        if given.ndim != 3 or given.shape[2] != self.channels or 0 in given.shape:
+            raise checks.invalid(
+                "Predictor", "an array", f"of shape [H, W, {self.channels}]", list(image.shape),
+                "Give one image, with its channels last.",
+            )  # fmt: skip
+        return given
+
+
+def of_network(
+    network: Network, *, source: str, labels: tuple[str, ...], channels: int, details: Details
+) -> Predictor:
+    """A predictor of a PyTorch network."""
+
+    def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        key = Key(0, 0, np.arange(len(images)))  # the validation pipeline draws nothing from it
+        tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
+        with torch.inference_mode():
+            outputs = network.module(network.pipeline(tensors, key=key).to(network.device))
+            shares: npt.NDArray[np.float32] = outputs.float().softmax(1).cpu().numpy()
+        return shares
+
+    return Predictor(source, labels, channels, ask, details, network)

@@ -1,0 +1,116 @@
+"""The program that is exported: raw uint8 images in, probabilities and logits out."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from toque import checks
+from toque.deploy.preprocess import Preprocess
+from toque.random import Key
+
+INPUT, OUTPUTS = "images", ("probabilities", "logits")
+_MAX_BATCH, _MAX_SIDE_PX = 65_535, 65_535
+# Nothing an exported size may coincide with, so that no two dimensions are taken for one.
+_EXAMPLE = (2, 37, 53)
+
+
+class Program(nn.Module):
+    """Preprocessing and model as one function.
+
+    Shape: uint8 [B, H, W, C] -> probabilities float32 [B, K], logits float32 [B, K]
+    """
+
+    def __init__(self, preprocess: Preprocess, model: nn.Module) -> None:
+        super().__init__()
+        self.preprocess = preprocess
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = self.model(self.preprocess(images)).float()
+        return logits.softmax(1), logits
+
+
+def trace(program: Program, channels: int) -> ExportedProgram:
+    """The program as a graph, for batches and images of any size.
+
+    Raises: ValueError: a model that is no graph, or that answers with something else than scores
+            [B, K]; the message names the module
+    """
+    example = noise(*_EXAMPLE, channels)
+    dimensions = {
+        0: Dim("batch", min=1, max=_MAX_BATCH),
+        1: Dim("height", min=1, max=_MAX_SIDE_PX),
+        2: Dim("width", min=1, max=_MAX_SIDE_PX),
+    }
+    _check_outputs(program, example)
+    with _tracked(program) as inside, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of third-party modules about themselves, when traced
+        try:
+            return torch.export.export(program, (example,), dynamic_shapes=(dimensions,))
+        except Exception as error:  # the tracer meets a model's own code: anything may come
+            where = inside[-1] if inside else ""
+            raise checks.invalid(
+                "export", "the model", "one graph of tensor operations",
+                f"{_place(where, program)} ({_first_line(error)})",
+                "Replace what depends on tensor values or on Python state there by torch.where or "
+                "a fixed choice, or deploy the weights alone with --to safetensors.",
+            ) from error  # fmt: skip
+
+
+def noise(batch: int, height: int, width: int, channels: int) -> torch.Tensor:
+    """Images of uniform noise, uint8 [B, H, W, C], always the same."""
+    key = Key(0, 0, np.arange(batch))
+    numbers = key.uniform("export/noise", height * width * channels)
+    return (numbers * 256).to(torch.uint8).view(batch, height, width, channels)
+
+
+def _check_outputs(program: Program, example: torch.Tensor) -> None:
+    with torch.no_grad():
+        outputs = program.model(program.preprocess(example))
+    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+        shown = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise checks.invalid(
+            "export", "the model", "a classifier, which answers with scores [B, K]", shown,
+            "Export other models from Python with torch.export.",
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _tracked(program: nn.Module) -> Iterator[list[str]]:
+    """The paths of the modules whose forward is running, the innermost last."""
+    inside: list[str] = []
+    handles = []
+    for name, module in program.named_modules():
+
+        def enter(_module: nn.Module, _inputs: object, name: str = name) -> None:
+            inside.append(name)
+
+        def leave(_module: nn.Module, _inputs: object, _outputs: object) -> None:
+            inside.pop()
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield inside
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _place(path: str, program: nn.Module) -> str:
+    if not path:
+        return "something else"
+    kind = type(program.get_submodule(path)).__name__
+    return f"{path.removeprefix('model.')}, a {kind}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]

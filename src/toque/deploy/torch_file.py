@@ -1,0 +1,115 @@
+"""Files for PyTorch: the graph (pt2), and the weights alone (safetensors)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from torch.export import ExportedProgram
+
+from toque import augment, checks, models
+from toque.deploy import archive
+from toque.deploy.answering import Answers, predictor_of_file
+from toque.deploy.details import FileDetails, read_details
+from toque.deploy.predictor import Network, Predictor, of_network
+
+
+def write_graph(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
+    """Write the graph with its weights as a .pt2 archive, without a pickle in it."""
+    exported._guards_code = []  # Python source that loading would run; sizes are checked anyway
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(exported, file, extra_files={archive.DETAILS: details.as_json()})
+    archive.check_archive(file)
+
+
+def open_graph(file: Path) -> tuple[Answers, FileDetails]:
+    """The program in a .pt2 archive, and its details.
+
+    Raises: ValueError: a damaged archive, or one that holds more than tensors and a graph
+    """
+    archive.check_archive(file)
+    details = read_details(file, archive.read_details_text(file))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.load(file).module()
+        except Exception as error:  # the archive is ours, but damaged
+            raise checks.invalid(
+                "load", str(file), "a whole .pt2 archive", str(error).splitlines()[0][:200],
+                "Export it again with: toque export RUN --to pt2.",
+            ) from error  # fmt: skip
+    return _answers(program), details
+
+
+def _answers(program: nn.Module) -> Answers:
+    def answers(images: np.ndarray) -> Sequence[np.ndarray]:
+        with torch.inference_mode():
+            return [found.numpy() for found in program(torch.from_numpy(images))]
+
+    return answers
+
+
+def load_graph(file: Path) -> Predictor:
+    """A predictor of a .pt2 file."""
+    answers, details = open_graph(file)
+    return predictor_of_file(str(file), details, answers)
+
+
+def write_weights(model: nn.Module, details: FileDetails, file: Path) -> None:
+    """Write the weights alone; loading builds the model by its name."""
+    tensors = {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    save_file(tensors, file, metadata={"toque": details.as_json()})
+
+
+def load_weights(file: Path, device: str = "cpu") -> Predictor:
+    """A predictor of a weights file: an exported one, or a run's weights.safetensors.
+
+    Raises: ValueError: a damaged file, not one of toque's, or of a model toque cannot build
+    """
+    try:
+        with safe_open(file, framework="pt", device=device) as opened:
+            details = read_details(file, (opened.metadata() or {}).get("toque"))
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise checks.invalid(
+            "load", str(file), "a whole safetensors file", f"an error ({error})",
+            "Export it again with: toque export RUN --to safetensors.",
+        ) from None  # fmt: skip
+    if details.model.startswith("own:"):
+        raise checks.InvalidValue(
+            f"load: {file} must be of a model that toque can build; got one of your own "
+            f"({details.model[4:]}). Export it with --to onnx or --to pt2 instead."
+        )
+    channels, size = details.in_channels, details.image_size
+    model = models.create(
+        details.model, num_classes=len(details.classes), in_channels=channels, image_size=size
+    )
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise checks.invalid(
+            "load", str(file), f"the weights of {details.model}",
+            str(error).splitlines()[1].strip() if "\n" in str(error) else str(error),
+            "Export it again with: toque export RUN --to safetensors.",
+        ) from None  # fmt: skip
+    network = Network(
+        model.to(device).eval(), augment.preset("none", size, channels=channels), device
+    )
+    return of_network(
+        network,
+        source=str(file),
+        labels=details.classes,
+        channels=channels,
+        details=json.loads(details.as_json()),
+    )
