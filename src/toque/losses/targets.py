@@ -62,10 +62,10 @@ def check_targets(where: str, logits: Tensor, targets: Tensor, ignore_index: int
         raise checks.invalid_type(
             where, "targets", "class numbers or probabilities", "torch.bool", "Use targets.long()."
         )
-    expected = [logits.shape[0], *logits.shape[2:]]
-    if list(targets.shape) != expected:
+    expected = logits.shape[:1] + logits.shape[2:]
+    if targets.shape != expected:
         raise checks.invalid(
-            where, "targets", f"of shape {expected} for logits {list(logits.shape)}",
+            where, "targets", f"of shape {list(expected)} for logits {list(logits.shape)}",
             list(targets.shape), "Give one class number per position.",
         )  # fmt: skip
     if targets.numel() == 0 or not is_readable(targets):
