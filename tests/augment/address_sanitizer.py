@@ -9,6 +9,7 @@ own scratch, ends the run with a report. Takes some minutes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SOURCE = HERE.parents[1] / "src/toque/augment/kernels/cpu.c"
 FLAGS = ["-g", "-O1", "-std=gnu11", "-fopenmp-simd", "-fPIC", "-shared"]
+DIGEST = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+FLAGS.append(f'-DTOQUE_SOURCE_SHA256="{DIGEST}"')
 SANITIZERS = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",

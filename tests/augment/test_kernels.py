@@ -232,23 +232,56 @@ def test_no_matrix_makes_it_leave_its_arrays(level, kind, numbers):
         kernels.run(source.tensor.permute(0, 3, 1, 2), resolved, target.tensor, level)
 
 
-def test_without_the_library_it_says_so_once_and_works(monkeypatch, caplog, tmp_path):
+@pytest.fixture
+def fresh_library():
+    """The loader as if nothing was loaded yet, and again after the test."""
     from toque.augment.kernels import cpu
 
-    monkeypatch.setattr(cpu, "LIBRARY", tmp_path / "none.so")
     cpu._library.cache_clear()
     cpu.levels.cache_clear()
-    try:
-        images = images_of(3, 20, 20, torch.uint8, "contiguous", 0)
-        for _ in range(2):
-            result = augment.preset("light", 16)(images, key=Key(0, 0, range(3)))
-        assert result.shape == (3, 3, 16, 16)
-        assert [record.message for record in caplog.records if "slower" in record.message] == [
-            caplog.records[0].message
-        ]
-    finally:
-        cpu._library.cache_clear()
-        cpu.levels.cache_clear()
+    yield cpu
+    cpu._library.cache_clear()
+    cpu.levels.cache_clear()
+
+
+def slower_sentences(caplog):
+    return [record.message for record in caplog.records if "slower" in record.message]
+
+
+def test_without_the_library_it_says_so_once_and_works(
+    fresh_library, monkeypatch, caplog, tmp_path
+):
+    monkeypatch.setattr(fresh_library, "LIBRARY", tmp_path / "none.so")
+    images = images_of(3, 20, 20, torch.uint8, "contiguous", 0)
+    for _ in range(2):
+        result = augment.preset("light", 16)(images, key=Key(0, 0, range(3)))
+    assert result.shape == (3, 3, 16, 16)
+    assert len(slower_sentences(caplog)) == 1 and "not built" in caplog.text
+
+
+def test_a_library_of_other_sources_is_left_out_and_says_so(
+    fresh_library, monkeypatch, caplog, tmp_path
+):
+    if not fresh_library.levels():
+        pytest.skip("the C kernel is not built here")
+    changed = tmp_path / "cpu.c"
+    changed.write_bytes(fresh_library.SOURCE.read_bytes() + b"/* a later version */")
+    monkeypatch.setattr(fresh_library, "SOURCE", changed)
+    fresh_library._library.cache_clear()
+    fresh_library.levels.cache_clear()
+    assert fresh_library.levels() == ()
+    assert len(slower_sentences(caplog)) == 1 and "built from other sources" in caplog.text
+
+
+def test_a_library_from_before_it_said_its_sources_is_left_out(fresh_library):
+    # The process itself stands for it: it has no such symbol either.
+    assert not fresh_library._is_of_this_tree(ctypes.CDLL(None))
+
+
+def test_the_library_is_used_where_it_was_built(fresh_library):
+    if not fresh_library.LIBRARY.exists():
+        pytest.skip("the C kernel is not built here")
+    assert fresh_library.levels()[0] == "portable"
 
 
 def test_threads_on_slices_of_one_batch_give_the_same_pixels():

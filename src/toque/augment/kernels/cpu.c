@@ -1195,6 +1195,9 @@ int toque_best_level(void) {
 
 int64_t toque_pass_size(void) { return (int64_t)sizeof(Pass); }
 
+/* What this library was built from; cpu.py compares it with the file beside it. */
+const char *toque_source_sha256(void) { return TOQUE_SOURCE_SHA256; }
+
 /* Images first .. last - 1; 0 when there was no memory for the scratch. */
 int toque_run(const Pass *pass, int64_t first, int64_t last, int level) {
 #ifdef X86
