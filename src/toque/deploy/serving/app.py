@@ -8,6 +8,7 @@ import hmac
 import json
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -120,23 +121,30 @@ def create_app(
     @app.middleware("http")
     async def around(request: Request, answer: Any) -> Response:
         start = time.perf_counter()
+        problem = ""
         if token is not None and request.url.path not in _OPEN and not _is_known(request, token):
             response: Response = JSONResponse(
                 {"detail": "A token must be sent as: Authorization: Bearer TOKEN."}, 401,
                 {"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
         else:
-            response = await answer(request)
+            try:
+                response = await answer(request)
+            except Exception as error:  # a bug, or a model that broke: the client learns no details
+                problem = "".join(traceback.format_exception(error))
+                response = JSONResponse({"detail": "The server failed; its log says why."}, 500)
         seconds = time.perf_counter() - start
         response.headers.update(_SAFE)
         route = getattr(request.scope.get("route"), "path", "other")
         metrics.answered(route, response.status_code, seconds)
-        log(
-            {
-                "time": time.time(), "method": request.method, "path": request.url.path[:200],
-                "status": response.status_code, "milliseconds": round(1000 * seconds, 2),
-            }
-        )  # fmt: skip
+        row = {
+            "time": time.time(),
+            "method": request.method,
+            "path": request.url.path[:200],
+            "status": response.status_code,
+            "milliseconds": round(1000 * seconds, 2),
+        }
+        log(row | {"error": problem} if problem else row)
         return response
 
     @app.exception_handler(Refused)

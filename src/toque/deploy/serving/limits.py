@@ -64,11 +64,11 @@ def decode(body: bytes, channels: int, limits: Limits) -> npt.NDArray[np.uint8]:
             body, channels=channels, max_pixels=limits.max_pixels, name="the upload"
         )
     except data.UnreadableImage as error:
-        too_large = "above max_pixels" in error.reason
-        if too_large:
+        # The second is Pillow's own limit, which it keeps before ours can be asked.
+        if "above max_pixels" in error.reason or "decompression bomb" in error.reason:
             most = limits.max_pixels / 1e6
             raise Refused(413, f"The image must have at most {most:g} megapixels.") from None
-        raise Refused(422, f"The image must be whole; it is {error.reason[:200]}.") from None
+        raise Refused(422, f"The image must be whole: {error.reason[:200]}.") from None
     except MemoryError:
         raise Refused(413, "The image needs more memory than there is.") from None
     return pixels.permute(1, 2, 0).numpy()

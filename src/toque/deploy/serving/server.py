@@ -103,7 +103,7 @@ def _protocol(limits: Limits) -> type[asyncio.Protocol]:
 
         def _drop(self) -> None:
             # A request that was understood has a cycle; the server's own bounds hold from there.
-            if self.cycle is None:
+            if getattr(self, "cycle", None) is None:
                 self.transport.close()
 
     return Timed
