@@ -41,6 +41,24 @@ def test_it_is_the_class_activation_map_where_that_is_defined(last):
     assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_what_follows_in_place_changes_nothing():
+    class InPlace(Pooled):
+        def forward(self, images):
+            return self.head(self.features(images).exp_().mean((2, 3)))
+
+    random.seed_torch(4, "explain")
+    network = InPlace(nn.Conv2d(3, 4, 3, padding=1)).eval()
+    images = torch.rand(1, 3, 8, 8)
+    with torch.no_grad():
+        features = network.features(images)[0]
+    # The derivative of the mean of exp(features) by hand, averaged over the places.
+    weights = network.head.weight[1].detach() * features.exp().mean((1, 2))
+    wanted = torch.einsum("d,dhw->hw", weights, features).clamp(min=0)
+    assert wanted.max() > 0
+    found = explain.heat(network, images, 1)
+    torch.testing.assert_close(found, wanted / wanted.max(), atol=1e-5, rtol=1e-4)
+
+
 def test_it_finds_the_place():
     """A network that only sees brightness: the heat lies on the bright square."""
     network = Pooled(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AvgPool2d(2))).eval()

@@ -334,6 +334,25 @@ def test_batches_keep_to_their_bounds():
     assert sizes == [4, 3, 1, 1, 2]  # full; no room for the large one; each alone; another model
 
 
+def test_a_batch_is_of_one_model():
+    model, newer = Model(), Model()
+    model.go.clear()
+
+    async def scene():
+        batcher = Batcher(Limits(max_delay_s=0))
+        batcher.start()
+        image = np.zeros((2, 2, 3), np.uint8)
+        asked = [model.predictor()] * 3 + [newer.predictor()] * 2
+        tasks = [asyncio.create_task(batcher.ask(one, image)) for one in asked]
+        await asyncio.sleep(0.05)
+        model.go.set()
+        await asyncio.gather(*tasks)
+        await batcher.stop()
+
+    asyncio.run(scene())
+    assert sum(model.batches) == 3 and newer.batches == [2]
+
+
 def test_who_no_longer_waits_is_not_asked_about():
     model = Model()
     model.go.clear()
@@ -404,7 +423,7 @@ def test_a_newer_model_takes_over_and_no_request_is_lost(tmp_path, monkeypatch):
             asker.join()
         text = server.ask(path="/metrics", method="GET")[2].decode()
     assert set(statuses) == {200}
-    assert 'result="done"} 2' in text and 'result="failed"} 1' in text
+    assert 'result="done"} 2\n' in text and 'result="failed"} 1\n' in text  # each file once
     assert any("a damaged file" in row.get("message", "") for row in server.log)
 
 
