@@ -94,3 +94,26 @@ def test_what_is_no_image_is_refused(run, image, words):
 def test_no_images_no_answers(run):
     found = deploy.load(run)([])
     assert len(found) == 0 and found.probabilities.shape == (0, 2) and list(found) == []
+
+
+@pytest.mark.parametrize("kind", ["run", "onnx"])
+def test_both_ways_is_the_mean_over_the_mirror_image(run, exported, photos, tmp_path, kind):
+    from PIL import Image, ImageOps
+
+    model = run if kind == "run" else exported["onnx"].file
+    file, mirror = photos / "val" / "left" / "1.png", tmp_path / "mirror.png"
+    ImageOps.mirror(Image.open(file)).save(mirror)
+    one, other = (deploy.predict(model, [name])[0].probabilities for name in (file, mirror))
+    (both,) = deploy.predict(model, [file], mirrored=True)
+    assert one["left"] != pytest.approx(other["left"], abs=1e-3)
+    assert both.probabilities["left"] == pytest.approx((one["left"] + other["left"]) / 2, abs=1e-6)
+
+
+def test_explain_writes_a_picture_for_each_image(toque, run, exported, photos, tmp_path):
+    folder = tmp_path / "looked"
+    code, _, stderr = toque("predict", run, photos / "val", "--explain", folder, "--tta")
+    assert code == 0, stderr
+    assert len(list(folder.glob("*.png"))) == 8
+    assert sorted(file.name[:8] for file in folder.iterdir())[0] == "00000-0-"
+    code, _, stderr = toque("predict", exported["onnx"].file, photos / "val", "--explain", folder)
+    assert code == 2 and "cannot be looked into" in stderr

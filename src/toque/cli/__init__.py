@@ -20,6 +20,7 @@ from toque.cli import (
     new,
     predict,
     preview,
+    serve,
     train,
     verify,
 )
@@ -38,6 +39,7 @@ app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(export.export)
+app.command()(serve.serve)
 app.command()(new.new)
 app.command()(preview.preview)
 app.command()(describe.describe)

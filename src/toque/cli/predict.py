@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,6 +26,13 @@ def predict(
     as_csv: Annotated[
         bool, typer.Option("--csv", help="Print CSV with a column for every class.")
     ] = False,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Take the mean over each image and its mirror image.")
+    ] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write pictures of where the network looked."),
+    ] = None,
 ) -> None:
     """Say what is on images, with a finished run or an exported file.
 
@@ -36,7 +44,9 @@ def predict(
     if as_json and as_csv:
         raise checks.invalid("predict", "--json", "given without --csv", "both", "Leave one out.")
     with _bar() as progress:
-        answers = ask(model, images, progress=progress)
+        answers = ask(model, images, mirrored=tta, progress=progress)
+    if explain is not None:
+        _write_pictures(model, answers, explain)
     if as_json:
         import json
 
@@ -45,6 +55,31 @@ def predict(
         _print_csv(answers)
     else:
         _print_table(answers, top)
+
+
+def _write_pictures(model: str, answers: Sequence[Prediction], folder: Path) -> None:
+    from toque import checks
+    from toque.deploy import load
+    from toque.deploy.explain import write_overlay
+
+    predictor = load(model)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise checks.invalid(
+            "predict", "--explain", "a folder that can be written",
+            f"{folder} ({error.strerror})", "Choose another.",
+        ) from None  # fmt: skip
+    for number, answer in enumerate(answers):
+        if answer.image == "-":
+            raise checks.invalid(
+                "predict", "--explain", "for image files", "-", "Save the image to a file first."
+            )
+        # Two folders may hold files of one name: the number keeps them apart.
+        file = (
+            folder / f"{number:05}-{Path(answer.image).stem}-{answer.label.replace('/', '_')}.png"
+        )
+        write_overlay(predictor, predictor.pixels(answer.image), answer.label, file)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from pathlib import Path
 from toque import checks, data
 from toque.deploy.load import load
 from toque.deploy.predictions import Prediction
+from toque.deploy.predictor import both_ways
 
 _BATCH_IMAGES = 32
 
@@ -21,6 +22,7 @@ def predict(
     images: Sequence[str | Path],
     *,
     device: str = "cpu",
+    mirrored: bool = False,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """The class probabilities of image files, or of every image in folders.
@@ -30,11 +32,14 @@ def predict(
 
     Args:    source: a finished run's folder, or an exported file
              images: files and folders; "-" is one image on standard input
+             mirrored: answer with the mean over the image and its mirror image
     Raises:  FileNotFoundError: no such run, image or folder; a folder without images
              ValueError: a file that is no image, or a damaged one
     Example: >>> predict("runs/flowers", ["garden.jpg"])[0].label
     """
     model = load(source, device=device)
+    if mirrored:
+        model = both_ways(model)
     files = list(_files(images))
     predictions: list[Prediction] = []
     for start in range(0, len(files), _BATCH_IMAGES):

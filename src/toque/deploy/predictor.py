@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ class Predictor:
                 "Predictor", "an array", f"of shape [H, W, {self.channels}]", list(image.shape),
                 "Give one image, with its channels last.",
             )  # fmt: skip
-        return given
+        # PyTorch takes no memory that may not be written, such as an array over a Pillow image.
+        return given if given.flags.writeable else given.copy()
 
 
 def of_network(
@@ -117,3 +118,13 @@ def of_network(
         return shares
 
     return Predictor(source, labels, channels, ask, details, network)
+
+
+def both_ways(predictor: Predictor) -> Predictor:
+    """A predictor that answers with the mean over an image and its mirror image."""
+
+    def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images]
+        return (predictor.ask(images) + predictor.ask(mirrored)) * np.float32(0.5)
+
+    return replace(predictor, ask=ask)

@@ -1,0 +1,9 @@
+"""A model that answers over HTTP.
+
+limits    what a request may cost, and which files are looked at
+batching  waiting requests -> batches for the model
+reloading a newer model in the place of the old one, between two batches
+metrics   counts and times for Prometheus
+app       the routes
+server    listening, and ending without losing a request
+"""

@@ -1,0 +1,278 @@
+"""The routes of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
+
+from toque.deploy.predictions import Predictions
+from toque.deploy.serving.batching import Batcher, Full
+from toque.deploy.serving.limits import Limits, Refused, decode
+from toque.deploy.serving.metrics import Metrics
+from toque.deploy.serving.reloading import Reloading
+from toque.version import VERSION
+
+_PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
+         "/page.css": ("page.css", "text/css")}  # fmt: skip
+_SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
+        "media-src blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
+        "frame-ancestors 'none'"
+    ),
+}
+# Open to everyone also where a token is asked for: the page asks for it, a balancer cannot.
+_OPEN = frozenset({*_PAGE, "/health", "/ready"})
+_IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp",
+                "application/octet-stream")  # fmt: skip
+
+Log = Callable[[dict[str, Any]], None]
+
+
+class Answer(BaseModel):
+    """What the model says of an image."""
+
+    label: str = Field(description="the most probable class")
+    confidence: float = Field(description="its probability, 0 to 1")
+    probabilities: dict[str, float] = Field(description="of the classes, the most probable first")
+    milliseconds: float = Field(description="from the whole request to the answer")
+
+
+class Mistake(BaseModel):
+    """Why a request was not answered."""
+
+    detail: str
+
+
+class Model(BaseModel):
+    """What is being asked."""
+
+    name: str
+    labels: list[str]
+    channels: int
+    version: str = Field(description="of toque")
+
+
+def write_log(row: dict[str, Any]) -> None:
+    """One line of JSON on standard error."""
+    print(json.dumps(row, ensure_ascii=True), file=sys.stderr, flush=True)
+
+
+def create_app(
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    limits: Limits | None = None,
+    token: str | None = None,
+    log: Log = write_log,
+    look_every_s: float = 2.0,
+) -> FastAPI:
+    """The server of a run folder or exported file, as an ASGI application.
+
+    Args:    limits: what a request may cost
+             token: if given, what every client must send as `Authorization: Bearer TOKEN`
+             log: called with each line of the log
+             look_every_s: seconds between two looks for a newer model
+    Raises:  as `toque.deploy.load`
+    Example: >>> uvicorn.run(create_app("runs/flowers"))
+    """
+    bounds = limits or Limits()
+    metrics = Metrics()
+
+    def told(done: bool, sentence: str) -> None:
+        metrics.reloaded("done" if done else "failed")
+        log({"time": time.time(), "event": "reload", "done": done, "message": sentence})
+
+    model = Reloading(source, told, device=device, every_s=look_every_s)
+    readers = ThreadPoolExecutor(max(1, torch.get_num_threads()), "decode")
+    batcher: list[Batcher] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        batcher.append(Batcher(bounds, metrics.batch))
+        batcher[0].start()
+        model.start()
+        yield
+        await model.stop()
+        await batcher.pop().stop()
+        readers.shutdown(wait=True)
+
+    # The usual pages of documentation load scripts from elsewhere; /openapi.json stays.
+    app = FastAPI(title="toque", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    @app.middleware("http")
+    async def around(request: Request, answer: Any) -> Response:
+        start = time.perf_counter()
+        problem = ""
+        if token is not None and request.url.path not in _OPEN and not _is_known(request, token):
+            response: Response = JSONResponse(
+                {"detail": "A token must be sent as: Authorization: Bearer TOKEN."}, 401,
+                {"WWW-Authenticate": "Bearer"},
+            )  # fmt: skip
+        else:
+            try:
+                response = await answer(request)
+            except Exception as error:  # a bug, or a model that broke: the client learns no details
+                problem = "".join(traceback.format_exception(error))
+                response = JSONResponse({"detail": "The server failed; its log says why."}, 500)
+        seconds = time.perf_counter() - start
+        response.headers.update(_SAFE)
+        route = getattr(request.scope.get("route"), "path", "other")
+        metrics.answered(route, response.status_code, seconds)
+        row = {
+            "time": time.time(),
+            "method": request.method,
+            "path": request.url.path[:200],
+            "status": response.status_code,
+            "milliseconds": round(1000 * seconds, 2),
+        }
+        log(row | {"error": problem} if problem else row)
+        return response
+
+    @app.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        # What is left of the body is not read: the connection cannot be used again.
+        headers = {"Connection": "close"} if error.status in (408, 413) else {}
+        if error.status == 503:
+            headers["Retry-After"] = "1"
+        return JSONResponse({"detail": str(error)}, error.status, headers)
+
+    upload = {
+        "requestBody": {
+            "required": True,
+            "description": "the bytes of one image file",
+            "content": {
+                kind: {"schema": {"type": "string", "format": "binary"}} for kind in _IMAGE_TYPES
+            },
+        }
+    }
+    mistakes: dict[int | str, dict[str, Any]] = {
+        status: {"model": Mistake, "description": text}
+        for status, text in {
+            400: "a query that is not understood", 401: "no token, or a wrong one",
+            408: "the body came too slowly", 413: "too many bytes or pixels",
+            415: "not a JPEG, PNG, WebP, GIF or BMP file",
+            422: "a damaged image, or a query out of range",
+            503: "too many requests: try again after Retry-After seconds",
+        }.items()
+    }  # fmt: skip
+
+    @app.post("/predict", response_model=Answer, responses=mistakes, openapi_extra=upload)
+    async def predict(
+        request: Request,
+        top: Annotated[int | None, Query(ge=1, le=100_000, description="how many classes")] = None,
+    ) -> Answer:
+        """The probability of every class for the image in the body."""
+        waiting = batcher[0]
+        try:
+            waiting.enter()
+        except Full:
+            raise Refused(503, "Too many requests wait; try again in a second.") from None
+        try:
+            body = await _body(request, bounds)
+            start = time.perf_counter()
+            loop = asyncio.get_running_loop()
+            predictor = model.predictor
+            async with asyncio.timeout(bounds.answer_s):
+                pixels = await loop.run_in_executor(
+                    readers, decode, body, predictor.channels, bounds
+                )
+                shares = await waiting.ask(predictor, pixels)
+        except TimeoutError:
+            raise Refused(503, f"No answer within {bounds.answer_s:g} s; try again.") from None
+        finally:
+            waiting.leave()
+        (found,) = Predictions(("",), predictor.labels, shares[None])
+        return Answer(
+            label=found.label,
+            confidence=found.confidence,
+            probabilities=dict(found.top(top or len(predictor.labels))),
+            milliseconds=round(1000 * (time.perf_counter() - start), 2),
+        )
+
+    @app.get("/model", responses={401: mistakes[401]})
+    async def describe() -> Model:
+        """The name and the classes of the model that answers."""
+        found = model.predictor
+        return Model(
+            name=str(found.details.get("model") or Path(found.source).name),
+            labels=list(found.labels),
+            channels=found.channels,
+            version=VERSION,
+        )
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process runs."""
+        return {"status": "alive"}
+
+    @app.get("/ready", responses={503: mistakes[503]})
+    async def ready() -> dict[str, str]:
+        """Whether a request sent now would be taken."""
+        if batcher[0].waiting >= bounds.max_waiting:
+            raise Refused(503, "Too many requests wait; try again in a second.")
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=Response, responses={401: mistakes[401]})
+    async def measured() -> Response:
+        """Counts and times for Prometheus."""
+        text = metrics.text(batcher[0].waiting)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    for path, (name, kind) in _PAGE.items():
+        content = resources.files(__package__).joinpath(name).read_bytes()
+        app.add_api_route(path, _file(content, kind), include_in_schema=False)
+    return app
+
+
+def _file(content: bytes, kind: str) -> Callable[[], Any]:
+    async def page() -> Response:
+        return Response(content, media_type=f"{kind}; charset=utf-8")
+
+    return page
+
+
+def _is_known(request: Request, token: str) -> bool:
+    given = request.headers.get("authorization", "")
+    scheme, _, sent = given.partition(" ")
+    # Compared in constant time: how long it takes tells nothing of the token.
+    same = hmac.compare_digest(sent.strip().encode(), token.encode())
+    return scheme.lower() == "bearer" and same
+
+
+async def _body(request: Request, limits: Limits) -> bytes:
+    """The body, as long as it is neither too long nor too slow."""
+    too_long = Refused(413, f"The body must have at most {limits.max_bytes:,} bytes.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_bytes:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_s):
+            async for part in request.stream():
+                body += part
+                if len(body) > limits.max_bytes:
+                    raise too_long
+    except TimeoutError:
+        raise Refused(408, f"The body must arrive within {limits.body_s:g} s.") from None
+    except ClientDisconnect:
+        raise Refused(400, "The client went away.") from None
+    return bytes(body)

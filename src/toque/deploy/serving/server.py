@@ -1,0 +1,109 @@
+"""Listening, and ending without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+from toque import checks
+from toque.deploy.missing import needed
+from toque.deploy.serving.limits import Limits
+
+_DRAIN_S = 30
+_HEADER_BYTES = 16 * 1024
+
+
+def serve(
+    source: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    device: str = "cpu",
+    token: str | None = None,
+    limits: Limits | None = None,
+) -> None:
+    """Answer requests over HTTP until SIGTERM or Ctrl-C; what was accepted is answered first.
+
+    Args:    source: a run folder or exported file; a newer one in its place is loaded by itself
+             host: 127.0.0.1 is this machine alone; 0.0.0.0 is every network it is in
+             port: 0 takes a free one
+             token: what clients must send, if given
+    Raises:  ValueError: the port is in use, no such address
+             ImportError: the packages of toque[serve] are not installed
+             and what `toque.deploy.load` raises
+    """
+    uvicorn: Any = needed("serve", "uvicorn", "serve")
+    needed("serve", "fastapi", "serve")
+    from toque.deploy.serving.app import create_app
+
+    listening = _listen(host, port)
+    with listening:
+        bounds = limits or Limits()
+        app = create_app(source, device=device, limits=bounds, token=token)
+        config = uvicorn.Config(
+            app,
+            http=_protocol(bounds),
+            ws="none",
+            access_log=False,
+            log_level="warning",
+            server_header=False,
+            limit_concurrency=8 * bounds.max_waiting,
+            h11_max_incomplete_event_size=_HEADER_BYTES,
+            timeout_graceful_shutdown=_DRAIN_S,
+        )
+        address, taken = listening.getsockname()[:2]
+        shown = f"[{address}]" if ":" in address else address
+        print(f"serving  http://{shown}:{taken}   (Ctrl-C ends it)", flush=True)
+        # uvicorn raises the signal again once it has drained; it has been obeyed by then.
+        before = signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before the model is loaded: a mistake is told at once."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+    except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise checks.invalid(
+                "serve", "--port", "free", f"{port}, which another program listens on",
+                "Choose another, or --port 0 for any.",
+            ) from None  # fmt: skip
+        raise checks.invalid(
+            "serve", "--host and --port", "an address of this machine", f"{host}:{port} ({error})",
+            "Use --host 127.0.0.1 --port 8000.",
+        ) from None  # fmt: skip
+    return listening
+
+
+def _protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """uvicorn's HTTP/1.1 with a bound on the time that the headers of a request may take."""
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Timed(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._slow = self.loop.call_later(limits.body_s, self._drop)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self._slow.cancel()
+            super().connection_lost(error)
+
+        def _drop(self) -> None:
+            # A request that was understood has a cycle; the server's own bounds hold from there.
+            if getattr(self, "cycle", None) is None:
+                self.transport.close()
+
+    return Timed

@@ -1,0 +1,85 @@
+"""A server in a thread, and plain sockets to speak to it: no client that tidies up requests."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import threading
+import time
+
+import numpy as np
+import uvicorn
+
+from toque.deploy.predictor import Predictor
+from toque.deploy.serving import server as serving
+from toque.deploy.serving.app import create_app
+from toque.deploy.serving.limits import Limits
+
+
+class Server:
+    """Where it listens, and what it logged."""
+
+    def __init__(self, port, log):
+        self.port, self.log = port, log
+
+    def ask(self, body=b"", path="/predict", method="POST", headers=None):
+        """Status, headers and parsed body of one request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        with contextlib.closing(connection):
+            connection.request(method, path, body if method == "POST" else None, headers or {})
+            response = connection.getresponse()
+            content = response.read()
+            kind = response.headers.get("content-type", "")
+            return (
+                response.status,
+                response.headers,
+                json.loads(content) if "json" in kind else content,
+            )
+
+
+@contextlib.contextmanager
+def running(source, limits=None, **settings):
+    """A server on a free port, ended at the end of the block."""
+    limits, log = limits or Limits(), []
+    listening = serving._listen("127.0.0.1", 0)
+    app = create_app(source, limits=limits, log=log.append, **settings)
+    config = uvicorn.Config(
+        app, http=serving._protocol(limits), ws="none", access_log=False, log_level="error",
+        h11_max_incomplete_event_size=serving._HEADER_BYTES,
+    )  # fmt: skip
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    end = time.monotonic() + 20
+    while not server.started and time.monotonic() < end:
+        time.sleep(0.01)
+    assert server.started
+    try:
+        yield Server(listening.getsockname()[1], log)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        listening.close()
+        assert not thread.is_alive()
+
+
+class Model:
+    """A model whose answer tells which image it saw: the mean brightness, and how it was asked."""
+
+    def __init__(self, labels=("dark", "bright")):
+        self.labels, self.batches = labels, []
+        self.breaks = False
+        self.go = threading.Event()
+        self.go.set()
+
+    def predictor(self, source="made up", device="cpu"):
+        return Predictor(str(source), self.labels, 3, self.ask, {"model": "brightness"})
+
+    def ask(self, images):
+        assert self.go.wait(20)
+        if self.breaks:
+            raise RuntimeError("as the model was told to")
+        self.batches.append(len(images))
+        bright = np.array([image.mean() / 255 for image in images], np.float32)
+        return np.stack([1 - bright, bright], 1)

@@ -1,0 +1,210 @@
+"""The page in a real browser: choose a picture, see the answer, see what is wrong."""
+
+import json
+import time
+
+import pytest
+from PIL import Image
+
+from tests.deploy.serving import Model, running
+from tests.train.test_report_chromium import PATH_OF_BROWSER, Browser
+from toque.deploy.serving import reloading
+
+pytestmark = pytest.mark.skipif(
+    PATH_OF_BROWSER is None, reason="no Chromium on the PATH (Debian: apt-get install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def server(monkeypatch):
+    made = Model(labels=("dark <b>and</b> gloomy", "bright"))
+    monkeypatch.setattr(reloading, "load", made.predictor)
+    with running("made up") as found:
+        yield found
+
+
+@pytest.fixture
+def bright(tmp_path):
+    file = tmp_path / "bright.png"
+    Image.new("RGB", (40, 30), (204, 204, 204)).save(file)
+    return file
+
+
+def show(browser, server, width=1000, scheme="light", path="/"):
+    browser.send(
+        "Emulation.setDeviceMetricsOverride",
+        width=width, height=900, deviceScaleFactor=1, mobile=width < 600,
+    )  # fmt: skip
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.send("Emulation.setEmulatedMedia", features=features)
+    browser.events.clear()
+    browser.send("Page.navigate", url=f"http://127.0.0.1:{server.port}{path}")
+    until(browser, "document.readyState === 'complete' && document.getElementById('drop') !== null")
+
+
+def until(browser, expression):
+    end = time.monotonic() + 15
+    while time.monotonic() < end:
+        if browser.evaluate(expression):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"never: {expression}")
+
+
+def choose(browser, file):
+    root = browser.send("DOM.getDocument")["root"]["nodeId"]
+    field = browser.send("DOM.querySelector", nodeId=root, selector="#file")["nodeId"]
+    browser.send("DOM.setFileInputFiles", nodeId=field, files=[str(file)])
+
+
+def text(browser, name):
+    return browser.evaluate(f"document.getElementById('{name}').textContent")
+
+
+def visible(browser, name):
+    return browser.evaluate(f"document.getElementById('{name}').checkVisibility()")
+
+
+def test_a_picture_and_its_answer(browser, server, bright, tmp_path):
+    show(browser, server)
+    until(browser, "document.getElementById('model').textContent.includes('2 classes')")
+    choose(browser, bright)
+    until(browser, "document.getElementById('result').checkVisibility()")
+    assert text(browser, "answer") == "bright, 80.0 %"
+    rows = browser.evaluate("[...document.querySelectorAll('#classes tr')].map(r => r.textContent)")
+    assert rows == ["bright80.0 %", "dark <b>and</b> gloomy20.0 %"]  # a name is a text, not markup
+    assert text(browser, "time").startswith("Answered in ")
+    until(browser, "document.getElementById('picture').naturalWidth === 40")
+    assert browser.evaluate("document.activeElement.id") == "result"  # a screen reader goes there
+    assert not visible(browser, "mistake")
+    browser.screenshot(tmp_path / "answer.png")
+    outside = [
+        address for address in addresses(browser)
+        if not address.startswith((f"http://127.0.0.1:{server.port}/", "blob:", "data:"))
+    ]  # fmt: skip
+    assert outside == [] and complaints(browser) == []
+
+
+def addresses(browser):
+    return [
+        event["params"]["request"]["url"]
+        for event in browser.events
+        if event.get("method") == "Network.requestWillBeSent"
+    ]
+
+
+def complaints(browser):
+    kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+    return [json.dumps(event) for event in browser.events if event.get("method") in kinds]
+
+
+def test_what_is_no_picture(browser, server, tmp_path, bright):
+    show(browser, server)
+    wrong = tmp_path / "notes.png"
+    wrong.write_text("not a picture")
+    choose(browser, wrong)
+    until(browser, "document.getElementById('mistake').checkVisibility()")
+    assert text(browser, "mistake") == "The body must be a JPEG, PNG, WebP, GIF or BMP file."
+    assert browser.evaluate("document.getElementById('mistake').getAttribute('role')") == "alert"
+    choose(browser, bright)
+    until(browser, "document.getElementById('result').checkVisibility()")
+    assert not visible(browser, "mistake")
+
+
+def test_pasted_and_dropped(browser, server):
+    show(browser, server)
+    picture = """
+        const canvas = new OffscreenCanvas(8, 8); canvas.getContext('2d').fillRect(0, 0, 8, 8);
+        const held = new DataTransfer();
+        held.items.add(new File([await canvas.convertToBlob()], 'black.png'));
+    """
+    for event in (
+        "new ClipboardEvent('paste', { clipboardData: held, bubbles: true })",
+        "new DragEvent('drop', { dataTransfer: held, bubbles: true })",
+    ):
+        browser.evaluate("document.getElementById('result').hidden = true")
+        browser.evaluate(f"(async () => {{ {picture} document.body.dispatchEvent({event}); }})()")
+        until(browser, "document.getElementById('result').checkVisibility()")
+        assert text(browser, "answer") == "dark <b>and</b> gloomy, 100.0 %"
+    browser.evaluate(
+        "document.body.dispatchEvent(new ClipboardEvent('paste', "
+        "{ clipboardData: new DataTransfer(), bubbles: true }))"
+    )
+    assert text(browser, "mistake") == "There is no picture in the clipboard."
+
+
+def test_without_a_camera(browser, server):
+    show(browser, server)
+    browser.evaluate("document.getElementById('camera').click()")
+    until(browser, "document.getElementById('mistake').checkVisibility()")
+    assert "camera" in text(browser, "mistake")
+
+
+def test_a_server_that_has_gone(browser, monkeypatch, bright):
+    made = Model()
+    monkeypatch.setattr(reloading, "load", made.predictor)
+    with running("made up") as server:
+        show(browser, server)
+        until(browser, "document.getElementById('model').textContent.includes('2 classes')")
+    choose(browser, bright)
+    until(browser, "document.getElementById('mistake').checkVisibility()")
+    assert text(browser, "mistake").startswith("The server does not answer.")
+
+
+def test_the_token_is_asked_for_once(browser, monkeypatch, bright):
+    monkeypatch.setattr(reloading, "load", Model().predictor)
+    with running("made up", token="s3cret") as server:
+        show(browser, server)
+        until(browser, "document.getElementById('access').checkVisibility()")
+        choose(browser, bright)
+        time.sleep(0.3)
+        browser.evaluate("document.getElementById('token').value = 's3cret'")
+        browser.evaluate("document.getElementById('access').requestSubmit()")
+        until(browser, "document.getElementById('result').checkVisibility()")
+        assert not visible(browser, "access")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1000])
+def test_it_fits_and_is_reached_by_the_keyboard(browser, server, bright, width, scheme, tmp_path):
+    show(browser, server, width=width, scheme=scheme)
+    reached = []
+    for _ in range(2):
+        for kind in ("rawKeyDown", "keyUp"):
+            browser.send(
+                "Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9
+            )
+        reached.append(browser.evaluate("document.activeElement.id"))
+    assert reached == ["file", "camera"]
+    choose(browser, bright)
+    until(browser, "document.getElementById('result').checkVisibility()")
+    browser.screenshot(tmp_path / f"{width}-{scheme}.png")
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    low = browser.evaluate(CONTRASTS)
+    assert low == []
+
+
+# Every text on the page against the colour that lies behind it (WCAG 2.2, 1.4.3).
+CONTRASTS = """(() => {
+  const part = (v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+  const numbers = (c) => c.match(/[\\d.]+/g).map(Number);
+  const light = (c) => { const [r, g, b] = numbers(c); return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b); };
+  const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (numbers(c)[3] !== 0) return c; } return 'rgb(255,255,255)'; };
+  const low = [];
+  for (const e of document.querySelectorAll('body *')) {
+    if (!e.checkVisibility() || ![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())) continue;
+    const grounds = [behind(e)];
+    const bar = e.parentElement.querySelector(':scope > .bar'); if (bar) grounds.push(getComputedStyle(bar).backgroundColor);
+    for (const ground of grounds) {
+      const [a, b] = [light(getComputedStyle(e).color), light(ground)].sort((x, y) => y - x);
+      if ((a + 0.05) / (b + 0.05) < 4.5) low.push([e.id || e.tagName, e.textContent, (a + 0.05) / (b + 0.05)]);
+    }
+  }
+  return low;
+})()"""
