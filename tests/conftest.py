@@ -1,10 +1,14 @@
-"""What every test shares: hypothesis without deadlines, and a small folder of images."""
+"""What every test shares: hypothesis without deadlines, a small folder of images, the command."""
+
+import io
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from toque import cli
 from toque.random import Key
 
 settings.register_profile(
@@ -34,3 +38,20 @@ def photos(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "photos"
     write_photos(root, {"left": 12, "right": 12}, part="train")
     return write_photos(root, {"left": 4, "right": 4}, part="val")
+
+
+@pytest.fixture
+def toque(monkeypatch, capsys):
+    """Runs one command in this process: (exit code, stdout, stderr)."""
+
+    def type_in(*words, stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["toque", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return code, *capsys.readouterr()
+
+    return type_in

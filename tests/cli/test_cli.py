@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from tests.conftest import write_photos
-from toque import cli
 
 VERBS = ["train", "evaluate", "predict", "new", "preview", "describe", "models", "verify", "graph"]
 FAST = ["--set", "batch_size=8", "--set", "epochs=2", "--set", "log.tensorboard=false"]
@@ -22,21 +21,10 @@ FAST = ["--set", "batch_size=8", "--set", "epochs=2", "--set", "log.tensorboard=
 TRAINED = [*FAST[:2], *FAST[4:], "--set", "epochs=10", "--set", "augment=none"]
 
 
-@pytest.fixture
-def toque(monkeypatch, capsys, tmp_path):
-    """Runs one command in this process: (exit code, stdout, stderr)."""
+@pytest.fixture(autouse=True)
+def _elsewhere(monkeypatch, tmp_path):
+    """Every test types its commands in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["toque", *map(str, words)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

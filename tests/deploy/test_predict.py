@@ -3,27 +3,11 @@
 import csv
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from toque import cli, deploy
-
-
-@pytest.fixture
-def toque(monkeypatch, capsys):
-    def type_in(*words, stdin=b""):
-        monkeypatch.setattr(sys, "argv", ["toque", *map(str, words)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = end.code or 0
-        return code, *capsys.readouterr()
-
-    return type_in
+from toque import deploy
 
 
 def test_csv_and_json_agree_for_a_run_and_its_file(toque, run, exported, photos):

@@ -60,6 +60,12 @@ def _draw(transforms: Sequence[Transform], numbers: Floats, key: Key) -> dict[st
     return result
 
 
+def _check_channels(transforms: Sequence[Transform], channels: int) -> None:
+    for transform in transforms:
+        if isinstance(transform, Pointwise | Filter):
+            transform.check_channels(channels)
+
+
 def _apply(
     where: str, transforms: Sequence[Transform], images: torch.Tensor, draw: Draw, which: Integers
 ) -> torch.Tensor:
@@ -109,9 +115,7 @@ class RandomApply(Filter):
         return 1 + _num_numbers(self.transforms)
 
     def check_channels(self, channels: int) -> None:
-        for transform in self.transforms:
-            if isinstance(transform, Pointwise | Filter):
-                transform.check_channels(channels)
+        _check_channels(self.transforms, channels)
 
     def draw(self, numbers: Floats, key: Key) -> Draw:
         done = torch.from_numpy(numbers[:, 0] < self.p)
@@ -157,9 +161,7 @@ class RandomChoice(Filter):
         return 1 + _num_numbers(self.transforms)
 
     def check_channels(self, channels: int) -> None:
-        for transform in self.transforms:
-            if isinstance(transform, Pointwise | Filter):
-                transform.check_channels(channels)
+        _check_channels(self.transforms, channels)
 
     def draw(self, numbers: Floats, key: Key) -> Draw:
         weights = np.ones(len(self.transforms)) if self.p is None else np.array(self.p, float)

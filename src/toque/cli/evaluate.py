@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -44,19 +45,12 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
+    from toque.train.report.confusion import scores
+
     table = Table("class", "images", "recall", "precision")
-    for number, name in enumerate(classes):
-        right, true, said = (
-            confusion[number, number],
-            confusion[number].sum(),
-            confusion[:, number].sum(),
-        )
-        table.add_row(
-            name,
-            str(true),
-            f"{100 * right / true:.1f} %" if true else "-",
-            f"{100 * right / said:.1f} %" if said else "-",
-        )
+    for score in scores(confusion, classes):
+        shares = (score.recall, score.precision)
+        shown = ("-" if math.isnan(share) else f"{100 * share:.1f} %" for share in shares)
+        table.add_row(score.name, str(score.count), *shown)
     Console().print(table)
-    accuracy = "" if found.accuracy is None else f"accuracy {100 * found.accuracy:.2f} %, "
-    print(f"{accuracy}loss {found.loss:.4f} on {len(found.targets)} images")
+    print(f"{found.summary()} images")

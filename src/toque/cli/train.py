@@ -48,11 +48,8 @@ def train(
         raise SystemExit(stop.code) from None
     if quiet:
         return
-    accuracy = "" if result.accuracy is None else f"accuracy {100 * result.accuracy:.2f} %, "
-    number = len(result.evaluation.targets)
     print(
-        f"\n{accuracy}loss {result.loss:.4f} on {number} validation images, "
-        f"after {result.seconds:.0f} s\n"
+        f"\n{result.evaluation.summary()} validation images, after {result.seconds:.0f} s\n"
         f"weights  {result.weights}\n"
         f"report   {result.report}   (open it in a browser)\n"
         f"next     toque predict {result.out} IMAGE…   toque evaluate {result.out}"

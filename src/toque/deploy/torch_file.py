@@ -19,6 +19,7 @@ from toque.deploy import archive
 from toque.deploy.answering import Answers, predictor_of_file
 from toque.deploy.details import FileDetails, read_details
 from toque.deploy.predictor import Network, Predictor, of_network
+from toque.models import weights
 
 
 def write_graph(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
@@ -65,10 +66,7 @@ def load_graph(file: Path) -> Predictor:
 
 def write_weights(model: nn.Module, details: FileDetails, file: Path) -> None:
     """Write the weights alone; loading builds the model by its name."""
-    tensors = {
-        name: value.detach().to("cpu", copy=True).contiguous()
-        for name, value in model.state_dict().items()
-    }
+    tensors = {name: weights.plain(value) for name, value in model.state_dict().items()}
     save_file(tensors, file, metadata={"toque": details.as_json()})
 
 
@@ -80,7 +78,7 @@ def load_weights(file: Path, device: str = "cpu") -> Predictor:
     try:
         with safe_open(file, framework="pt", device=device) as opened:
             details = read_details(file, (opened.metadata() or {}).get("toque"))
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise checks.invalid(
             "load", str(file), "a whole safetensors file", f"an error ({error})",
@@ -96,7 +94,7 @@ def load_weights(file: Path, device: str = "cpu") -> Predictor:
         details.model, num_classes=len(details.classes), in_channels=channels, image_size=size
     )
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(tensors)
     except RuntimeError as error:
         raise checks.invalid(
             "load", str(file), f"the weights of {details.model}",

@@ -39,6 +39,14 @@ class Loaded:
         return "\n".join(lines)
 
 
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as safetensors takes it: detached, on the CPU, contiguous, with memory of its own.
+
+    safetensors refuses tensors that share storage, as tied weights do.
+    """
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
 def read(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a .safetensors file, or of a .pt/.pth file that holds nothing but tensors.
 

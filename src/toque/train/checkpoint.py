@@ -26,6 +26,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from toque import checks
+from toque.models import weights
 from toque.train import durable
 
 VERSION = 1
@@ -156,14 +157,18 @@ def set_aside(path: Path) -> None:
 
 def best(folder: Path) -> Checkpoint | None:
     """The checkpoint with the highest score; the earliest of equals."""
-    scored = [checkpoint for checkpoint in found(folder) if checkpoint.score is not None]
+    return _best(found(folder))
+
+
+def _best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
+    scored = [checkpoint for checkpoint in checkpoints if checkpoint.score is not None]
     return max(scored, key=lambda checkpoint: checkpoint.score or 0.0, default=None)
 
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all but the `keep` newest checkpoints and the best one."""
     checkpoints = found(folder)
-    top = best(folder)
+    top = _best(checkpoints)
     for checkpoint in checkpoints[:-keep]:
         if top is None or checkpoint.path != top.path:
             # Renamed first: a kill in the middle must not leave half a checkpoint under its name.
@@ -200,8 +205,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _take_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         name = str(len(tensors))
-        # A copy of its own: safetensors refuses shared storage, as of tied weights.
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[name] = weights.plain(value)
         return {"tensor": name}
     if isinstance(value, Mapping):
         # Pairs, because JSON would turn the integer keys of an optimiser's state into strings.

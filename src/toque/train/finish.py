@@ -10,6 +10,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from toque.data import Splits
+from toque.models import weights
 from toque.models.ema import EMA
 from toque.train import checkpoint, durable
 from toque.train.folder import RunFolder
@@ -39,11 +40,7 @@ def keep_weights(
         network.load_state_dict(state["model"])
         kept = network
     kept.eval()
-    tensors = {
-        # A copy of its own: safetensors refuses shared storage, as of tied weights.
-        name: value.detach().to("cpu", copy=True).contiguous()
-        for name, value in kept.state_dict().items()
-    }
+    tensors = {name: weights.plain(value) for name, value in kept.state_dict().items()}
     durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits)))
     return kept
 

@@ -119,7 +119,8 @@ def fit(
         notes.append(sentence)
         shown.say(f"warning: {sentence}")
 
-    recorded = prepare.record(splits, device)
+    fingerprint = environment.fingerprint(device)
+    recorded = prepare.record(splits, fingerprint)
 
     def state() -> dict[str, Any]:
         return {
@@ -128,7 +129,7 @@ def fit(
             "ema": ema.state_dict() if ema else None,
             "images_seen": images_seen,
             "window": window.state_dict(),
-            "environment": environment.fingerprint(device),
+            "environment": fingerprint,
         }
 
     def validate(model: nn.Module) -> Evaluation:
@@ -155,9 +156,7 @@ def fit(
             window.load_state_dict(restored["window"])
             images_seen = restored["images_seen"]
             shown.say(f"{out.path} continues at image {images_seen} of {total_images}")
-            changed = environment.differences(
-                restored["environment"], environment.fingerprint(device)
-            )
+            changed = environment.differences(restored["environment"], fingerprint)
             if changed:
                 warn(
                     f"this run cannot end in the bits it would have had: "
@@ -261,8 +260,7 @@ def fit(
         evaluation = validate(kept)
         seconds = time.monotonic() - began
         write_report(
-            asked,
-            run, out, splits, training_pipeline, evaluation, log.rows, recorded, notes,
+            asked, run, out, splits, training_pipeline, evaluation, log.rows, recorded, notes,
             images_seen=images_seen, seconds=seconds,
         )  # fmt: skip
         return Result(run, out.path, kept, splits.classes, evaluation, images_seen, seconds)

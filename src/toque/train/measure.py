@@ -43,6 +43,11 @@ class Evaluation:
         """The most probable class of each image: [N] int64."""
         return np.asarray(self.probabilities.argmax(1), dtype=np.int64)
 
+    def summary(self) -> str:
+        """ "accuracy 91.20 %, loss 0.3051 on 2000"; what is counted follows."""
+        accuracy = "" if self.accuracy is None else f"accuracy {100 * self.accuracy:.2f} %, "
+        return f"{accuracy}loss {self.loss:.4f} on {len(self.targets)}"
+
     def confusion(self, num_classes: int) -> npt.NDArray[np.int64]:
         """Counts [K, K]: rows are the true classes, columns the predicted ones.
 

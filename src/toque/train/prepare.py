@@ -166,11 +166,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def record(splits: Splits, device: torch.device) -> dict[str, Any]:
+def record(splits: Splits, fingerprint: environment.Fingerprint) -> dict[str, Any]:
     """What run.toml says of the environment and the data that a run began with."""
     return {
         "toque": VERSION,
-        **environment.fingerprint(device),
+        **fingerprint,
         "data_fingerprint": _data_fingerprint(splits),
         "train_images": len(splits.train),
         "val_images": len(splits.val),

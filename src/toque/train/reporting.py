@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _MISTAKES = 24
 _AUGMENTED = 24
-_PICTURE_PX = 224
 
 
 def write_report(
@@ -130,11 +129,10 @@ def _augmented(run: Run, splits: Splits, pipeline: augment.Compose) -> list[Pict
 
 
 def _displayed(image: torch.Tensor) -> np.ndarray:
-    """An image of a source as the report takes it: uint8 [H, W] or [H, W, 3], not too large."""
+    """An image of a source as the report takes it: uint8 [H, W] or [H, W, 3]."""
     if image.is_floating_point():
         image = (image * 255).round().clamp(0, 255).to(torch.uint8)
     if image.shape[0] == 2 or image.shape[0] > 3:
         image = image[:1]
-    step = max(1, min(image.shape[-2:]) // _PICTURE_PX)
-    pixels = image[:, ::step, ::step].permute(1, 2, 0).cpu().numpy()
+    pixels = image.permute(1, 2, 0).cpu().numpy()
     return np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

@@ -57,9 +57,10 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
     classes = tuple(metadata["classes"])
     channels, image_size = metadata["in_channels"], metadata["image_size"]
     if model is None:
-        if metadata["model"].startswith("own:"):
+        kind, _, name = metadata["model"].partition(":")
+        if kind == prepare.OWN:
             raise checks.InvalidValue(
-                f"{path} was trained on a module of your own ({metadata['model'][4:]}), which "
+                f"{path} was trained on a module of your own ({name}), which "
                 "toque cannot build. Use toque.train.load_model(path, model=…) from Python."
             )
         model = models.create(
