@@ -35,6 +35,15 @@ def encoded(value=128, size=(9, 7), kind="PNG", **options):
     return file.getvalue()
 
 
+def until_waiting(server, count, seconds=20):
+    """Return once the server holds `count` requests whose answers are due."""
+    end = time.monotonic() + seconds
+    wanted = f"toque_waiting_images {count}\n"
+    while wanted not in server.ask(path="/metrics", method="GET")[2].decode():
+        assert time.monotonic() < end, f"the server never held {count} requests"
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def model(monkeypatch):
     made = Model()
@@ -86,13 +95,15 @@ def test_every_request_gets_its_own_answer(server, model):
     values = list(range(0, 250, 10))
     with ThreadPoolExecutor(len(values)) as threads:
         answers = threads.map(lambda value: server.ask(encoded(value)), values)
-        time.sleep(0.5)  # all wait for the model
+        until_waiting(server, len(values))
         model.go.set()
         for value, (status, _, answer) in zip(values, answers, strict=True):
             assert status == 200
             assert answer["probabilities"]["bright"] == pytest.approx(value / 255, abs=1e-6)
-    # The first batch holds whoever came first; the rest gathered while it ran.
-    assert max(model.batches) == 16 and len(model.batches) <= 4
+    # The first batch holds whoever came first; the rest gathered while it ran, 16 at most. How they
+    # fall depends on the machine: test_batches_keep_to_their_bounds says it without a network.
+    tried, *batches = model.batches  # a model is tried once when it is loaded
+    assert tried == 1 and sum(batches) == len(values) and 1 < max(batches) <= 16
 
 
 def test_health_ready_metrics_and_openapi(server):
@@ -263,7 +274,7 @@ def test_a_full_queue_turns_away_at_once(model):
         model.go.clear()
         with ThreadPoolExecutor(3) as threads:
             waiting = [threads.submit(server.ask, encoded()) for _ in range(3)]
-            time.sleep(0.5)
+            until_waiting(server, 3)
             start = time.monotonic()
             status, headers, said = server.ask(encoded())
             assert status == 503 and headers["retry-after"] == "1" and "Too many" in said["detail"]
