@@ -29,8 +29,9 @@ from torch import nn
 
 import toque
 from toque import data
+from toque.train import clock
 
-TIMES = ("images_per_s", "time_s")
+TIMES = clock.MEASURED
 
 
 def network() -> nn.Module:

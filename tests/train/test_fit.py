@@ -15,9 +15,9 @@ from torch.nn.functional import cross_entropy
 import toque
 from toque import data
 from toque.random import Key
-from toque.train import checkpoint, environment
+from toque.train import checkpoint, clock, environment
 
-TIMES = ("images_per_s", "time_s")
+TIMES = clock.MEASURED
 
 
 def images(count, start=0):

@@ -12,7 +12,7 @@ from torch import nn
 from toque.data import Splits
 from toque.models import weights
 from toque.models.ema import EMA
-from toque.train import checkpoint, durable
+from toque.train import checkpoint, clock, durable
 from toque.train.folder import RunFolder
 from toque.train.log import Row
 from toque.train.run import Run
@@ -80,7 +80,9 @@ def epoch_sentence(row: Row, rows: list[Row]) -> str:
     if "accuracy" in row:
         top = max(before["accuracy"] for before in rows if before["split"] == "val")
         text += f"  accuracy {100 * row['accuracy']:.2f} % (best {100 * top:.2f} %)"
-    return text + f"  {row['time_s']:.0f} s"
+    text += f"  {row['time_s']:.0f} s"
+    where = clock.remark(row)
+    return f"{text}  {where}" if where else text
 
 
 def stop_sentence(saved: bool, images_seen: int) -> str:

@@ -15,6 +15,7 @@ from toque import checks, data, models, random
 from toque.data import OwnData
 from toque.models.ema import EMA
 from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
+from toque.train.clock import Clock, memory_bytes
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.prepare import Own, OwnModel
@@ -186,17 +187,20 @@ def fit(
         shown.begin(images_seen, total_images)
         end.callback(shown.end)
         network.train()
-        for batch in batches:
+        clock = Clock(device)
+        for batch in clock.watch(batches):
             random.seed_torch(run.seed, "step", images_seen, 0)
             learning_rate = rate(images_seen)
             optimise.set_learning_rate(optimizer, learning_rate)
             images = batch.images.to(device, non_blocking=True)
             targets = batch.targets.to(device, non_blocking=True)
+            clock.step_begins()
             outputs = network(images)
             value = training_loss(outputs, targets)
             optimizer.zero_grad(set_to_none=True)
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            clock.step_ends()
             before, images_seen = images_seen, images_seen + len(targets)
             if ema:
                 ema.update(network, len(targets))
@@ -217,6 +221,7 @@ def fit(
                         "optimizer.learning_rate or lengthen schedule.warmup_fraction; if it is so "
                         "at step 1, look at the images and the loss."
                     ) from None
+                clock.settled()
                 first_step = False
             if row_due or last:
                 now = time.monotonic()
@@ -228,13 +233,17 @@ def fit(
                     "learning_rate": learning_rate,
                     "images_per_s": (images_seen - row_began_images) / max(now - row_began, 1e-9),
                     "time_s": now - began,
+                    **clock.take("train"),
+                    "memory_bytes": memory_bytes(device),
                 }
                 log.write(row)
                 shown.step(images_seen, row["loss"], learning_rate)
                 row_began, row_began_images = now, images_seen
             score = None
             if epoch_done or last:
+                clock.lap("host")
                 evaluation = validate(ema.model if ema else network)
+                clock.lap("validation")
                 score = evaluation.score
                 now = time.monotonic()
                 row = {
@@ -244,14 +253,19 @@ def fit(
                     "loss": evaluation.loss,
                     "images_per_s": len(splits.val) / max(now - row_began, 1e-9),
                     "time_s": now - began,
+                    **clock.take("val"),
                 }
                 if evaluation.accuracy is not None:
                     row["accuracy"] = evaluation.accuracy
                 log.write(row)
                 shown.say(finish.epoch_sentence(row, log.rows))
+                if hint := clock.advise(row, run, splits.train):
+                    shown.say(hint)
                 row_began = time.monotonic()
             if save_due:
+                clock.lap("host")
                 saved = saver.save(state(), images_seen, score)
+                clock.lap("checkpoint")
                 if stop.signal_number is not None and not last:
                     raise Stopped(stop.signal_number, finish.stop_sentence(saved, images_seen))
 
