@@ -25,7 +25,7 @@ NAMES = {
         RandomVerticalFlip Resize ToDtype TrivialAugmentWide contact_sheet preset
     """,
     "toque.data": """
-        ArraySource BadFile Batch DatasetSource FolderSource OwnData Part Pipeline
+        ArraySource BadFile Batch DatasetSource Encoded FolderSource OwnData Part Pipeline
         Source Splits UnreadableImage decode evaluation_batches files_below open
         open_labelled own train_batches
     """,

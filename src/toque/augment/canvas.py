@@ -109,12 +109,11 @@ class Canvas:
         Args: stored: sizes of the images as they lie in memory, where a decoder reduced them
         """
         num = len(sizes)
+        scale = np.ones((num, 2)) if stored is None else _reduction(sizes, stored)
         matrix = np.zeros((num, 3, 3))
         matrix[:, 2, 2] = 1.0
-        held = sizes if stored is None else stored
-        matrix[:, 0, 0] = held[:, 1] / np.maximum(sizes[:, 1], 1)
-        matrix[:, 1, 1] = held[:, 0] / np.maximum(sizes[:, 0], 1)
-        whole = np.concatenate([np.zeros((num, 2)), held], axis=1)
+        matrix[:, 0, 0], matrix[:, 1, 1] = scale[:, 1], scale[:, 0]
+        whole = np.concatenate([np.zeros((num, 2)), sizes * scale], axis=1)
         kind: Kind = "shift" if stored is None else "resize"
         return cls(sizes[:, 0], sizes[:, 1], matrix, whole, whole, kind)
 
@@ -172,6 +171,18 @@ class Canvas:
         finer = resample if self.kind == "shift" else _finer(self.resample, resample)
         plain: Interpolation = "bilinear" if finer == "bicubic" else finer
         return replace(self._moved(step, height, width), kind="warp", resample=plain)
+
+
+def _reduction(sizes: Counts, stored: Counts) -> Matrices:
+    """Stored pixels for each pixel of the image, [B, 2].
+
+    A JPEG decoder that halves 501 pixels gives 251, of which the last stands for one pixel and a
+    margin: the scale is 1/2 there, not 251/501.
+    """
+    scale = stored / np.maximum(sizes, 1)
+    for factor in (8, 4, 2, 1):
+        scale = np.where(-(-sizes // factor) == stored, 1 / factor, scale)
+    return scale
 
 
 def kind_of(kinds: list[Kind]) -> Kind:

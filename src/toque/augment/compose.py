@@ -211,15 +211,21 @@ class Compose:
         """How many source pixels stand for one of the result, along the axis where they are fewest.
 
         A decoder may reduce image n by any factor up to this without losing what the result shows;
-        pass the full sizes to `apply` then. At least 1.
+        pass the full sizes to `apply` then. At least 1, and 1 where the first pass takes whole
+        pixels, nearest ones, or a perspective.
 
         Shape: sizes [B, 2] (height, width) -> [B]
         """
+        none = np.ones(len(parameters))
         if not self._passes or self._passes[0].filter is not None:
-            return np.ones(len(parameters))
-        first = self.canvases(parameters, sizes)[0]
-        step = np.sqrt((first.matrix[:, :2, :2] ** 2).sum(2)).min(1)
-        scale: npt.NDArray[np.float64] = np.maximum(step, 1.0)
+            return none
+        start = Canvas.of(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
+        first = place(self._passes[0], parameters, start)
+        if first.kind == "shift" or first.resample == "nearest":
+            return none
+        step = np.linalg.svd(first.matrix[:, :2, :2], compute_uv=False)[:, 1]
+        flat = (first.matrix[:, 2, :2] == 0).all(1)
+        scale: npt.NDArray[np.float64] = np.where(flat, np.maximum(step, 1.0), 1.0)
         return scale
 
     def describe(

@@ -4,6 +4,7 @@ from toque.data.arrays import ArraySource
 from toque.data.batch import Batch, Pipeline
 from toque.data.dataset import DatasetSource
 from toque.data.decoding import UnreadableImage, decode
+from toque.data.encoded import Encoded
 from toque.data.folder import FolderSource, files_below
 from toque.data.labelled import open_labelled
 from toque.data.loader import evaluation_batches, train_batches
@@ -19,6 +20,7 @@ __all__ = [
     "BadFile",
     "Batch",
     "DatasetSource",
+    "Encoded",
     "FolderSource",
     "OwnData",
     "Part",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -53,3 +53,20 @@ class Pipeline(Protocol):
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The batch [B, C, h, w], written into `out` if given."""
+
+
+@runtime_checkable
+class Reducing(Pipeline, Protocol):
+    """A pipeline that works from images which a decoder has made smaller, as Compose does."""
+
+    def decoding_scale(self, parameters: Any, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+        """By how much each image [B] of these sizes (height, width) may be reduced: at least 1."""
+
+    def apply(
+        self,
+        images: torch.Tensor | Sequence[torch.Tensor],
+        parameters: Any,
+        out: torch.Tensor | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> torch.Tensor:
+        """As Pipeline.apply; `sizes` are those before the reduction."""

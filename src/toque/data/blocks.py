@@ -9,35 +9,45 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from toque import checks
-from toque.data.batch import Batch, Pipeline
+from toque.data.batch import Batch, Pipeline, Reducing
 from toque.data.buffers import Buffers
 from toque.data.reading import Images
+from toque.data.scratch import Scratch
 from toque.data.source import Source
 from toque.random import Key
 
+Item = TypeVar("Item")
+Sizes = list[tuple[int, int]]  # (height, width) of each image
+
 DECODED_BYTES = 32 * 2**20  # decoded images that one thread holds before they are augmented
+
+_scratch = Scratch()
 
 Reads = Generator[tuple[Images, torch.Tensor] | Exception]
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What to do with which images: order(start, stop) gives the indices and epochs of a part."""
+    """What to do with which images: order(start, stop) gives the indices and epochs of a part.
+
+    reduces: whether files are decoded no larger than the draws of the pipeline ask for
+    """
 
     source: Source
     pipeline: Pipeline | None
     order: Callable[[int, int], tuple[np.ndarray, np.ndarray]]
     seed: int
     batch_size: int
+    reduces: bool = False
 
     @functools.cached_property
     def targets(self) -> torch.Tensor:
@@ -140,35 +150,72 @@ class Block:
         """Read and augment images first .. last of the block, in any thread."""
         indices, _, parameters = self._chunk.part(self._start + first, self._start + last)
         pipeline, done, ready = self._work.pipeline, 0, []
-        for images in self._read(indices, first, last):
+        for images, sizes in self._read(indices, parameters, first, last):
             if pipeline is None:
                 ready.append(_stacked(images))
                 continue
             now = slice(done, done + len(images))
             out = None if self._out is None else self._out[first + done : first + now.stop]
-            ready.append(pipeline.apply(images, parameters[now], out=out))
+            if sizes is not None and isinstance(pipeline, Reducing):
+                ready.append(pipeline.apply(images, parameters[now], out=out, sizes=sizes))
+            else:
+                ready.append(pipeline.apply(images, parameters[now], out=out))
             done = now.stop
         return ready[0] if len(ready) == 1 or self._out is not None else torch.cat(ready)
 
-    def _read(self, indices: np.ndarray, first: int, last: int) -> Iterator[Images]:
-        """The images, in parts of bounded size."""
+    def _read(
+        self, indices: np.ndarray, parameters: Any, first: int, last: int
+    ) -> Iterator[tuple[Images, Sizes | None]]:
+        """The images, in parts of bounded size; where files were reduced, with their own sizes."""
         if self._given is not None:
-            yield self._given[0][first:last]
+            yield self._given[0][first:last], None
             return
-        source = self._work.source
+        source, pipeline = self._work.source, self._work.pipeline
         if source.in_memory:
-            yield source.read_many(indices)
-            return
-        images: list[torch.Tensor] = []
-        num_bytes = 0
-        for index in indices.tolist():
-            images.append(source.read(index))
-            num_bytes += images[-1].numel()
-            if num_bytes > DECODED_BYTES:
-                yield images
-                images, num_bytes = [], 0
-        if images:
-            yield images
+            yield source.read_many(indices), None
+        elif self._work.reduces and isinstance(pipeline, Reducing):
+            yield from _read_reduced(source, pipeline, indices, parameters)
+        else:
+            for images in _parts(map(source.read, indices.tolist()), torch.Tensor.numel):
+                yield images, None
+
+
+def _read_reduced(
+    source: Source, pipeline: Reducing, indices: np.ndarray, parameters: Any
+) -> Iterator[tuple[Images, Sizes | None]]:
+    """Each file decoded no larger than its draw needs.
+
+    The pixels lie in memory that is used again: each part is augmented before the next is read.
+    """
+    start = 0
+    _scratch.reset()
+    for files in _parts(map(source.encoded, indices.tolist()), lambda file: file.num_bytes):
+        scales = pipeline.decoding_scale(
+            parameters[start : start + len(files)], [file.size for file in files]
+        )
+        start += len(files)
+        decoded = (
+            (file.decode(scale, _scratch), file.size)
+            for file, scale in zip(files, scales.tolist(), strict=True)
+        )
+        for part in _parts(decoded, lambda pair: pair[0].numel()):
+            reduced = any(image.shape[1:] != size for image, size in part)
+            yield [image for image, _ in part], [size for _, size in part] if reduced else None
+            _scratch.reset()
+
+
+def _parts(items: Iterable[Item], num_bytes: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Lists of items that each end where they come to hold more than DECODED_BYTES."""
+    held: list[Item] = []
+    total = 0
+    for item in items:
+        held.append(item)
+        total += num_bytes(item)
+        if total > DECODED_BYTES:
+            yield held
+            held, total = [], 0
+    if held:
+        yield held
 
 
 def _stacked(images: Images) -> torch.Tensor:

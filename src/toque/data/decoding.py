@@ -73,22 +73,29 @@ def decode(
     Example: >>> decode("photos/cat.jpg", channels=3).shape
              torch.Size([3, 375, 500])
     """
-    data, name = _contents(file, name)
+    data, name = contents(file, name)
+    header = jpeg_header(data, max_pixels, name)
+    pixels = None if header is None else decode_jpeg(data, header, channels, name)
+    return as_tensor(
+        decode_by_pillow(data, channels, max_pixels, name) if pixels is None else pixels
+    )
+
+
+def contents(file: bytes | Path | str, name: str | None) -> tuple[bytes, str]:
+    """The bytes of a file, at least one, and what to call it in an error."""
+    if isinstance(file, bytes):
+        data, name = file, name or "these bytes"
+    else:
+        name = name or str(file)
+        data = _read(Path(file), name)
     if not data:
         raise unreadable(name, "empty, 0 bytes")
-    if data.startswith(jpeg.START):
-        pixels = _decode_jpeg(data, channels, max_pixels, name)
-        if pixels is not None:
-            return _as_tensor(pixels)
-    return _as_tensor(_decode_by_pillow(data, channels, max_pixels, name))
+    return data, name
 
 
-def _contents(file: bytes | Path | str, name: str | None) -> tuple[bytes, str]:
-    if isinstance(file, bytes):
-        return file, name or "these bytes"
-    path, name = Path(file), name or str(file)
+def _read(path: Path, name: str) -> bytes:
     try:
-        return path.read_bytes(), name
+        return path.read_bytes()
     except FileNotFoundError:
         raise checks.MissingFile(
             checks.sentence(
@@ -100,20 +107,43 @@ def _contents(file: bytes | Path | str, name: str | None) -> tuple[bytes, str]:
         raise unreadable(name, f"cannot be read: {error.strerror or error}") from None
 
 
-def _decode_jpeg(
-    data: bytes, channels: int | None, max_pixels: int, name: str
-) -> np.ndarray | None:
-    """[H, W, C], or None for the kinds of JPEG that are left to Pillow: CMYK, odd headers."""
-    import simplejpeg
-
-    header = jpeg.read_header(data)
+def jpeg_header(data: bytes, max_pixels: int, name: str) -> jpeg.JpegHeader | None:
+    """The header of a JPEG, or None for what is left to Pillow: other files, CMYK, odd headers."""
+    header = jpeg.read_header(data) if data.startswith(jpeg.START) else None
     if header is None or header.components not in (1, 3):
         return None
     check_size(header.height, header.width, max_pixels, name)
+    return header
+
+
+def decode_jpeg(
+    data: bytes,
+    header: jpeg.JpegHeader,
+    channels: int | None,
+    name: str,
+    *,
+    factor: int = 1,
+    memory: np.ndarray | None = None,
+) -> np.ndarray | None:
+    """[H, W, C], or None where simplejpeg stops at what Pillow passes over.
+
+    Args: factor: 1, 2, 4 or 8: so many times smaller, rounded up; libjpeg then does less work
+          memory: uint8 to decode into, large enough
+    """
+    import simplejpeg
+
     gray = channels == 1 or (channels is None and header.components == 1)
-    colorspace = "GRAY" if gray else "RGB"
+    height, width = (-(-header.height // factor), -(-header.width // factor))
     try:
-        pixels = simplejpeg.decode_jpeg(data, colorspace, strict=True)
+        pixels = simplejpeg.decode_jpeg(
+            data,
+            "GRAY" if gray else "RGB",
+            # With a least size simplejpeg takes the smallest scale that keeps it; without, none.
+            min_height=height if factor > 1 else 0,
+            min_width=width if factor > 1 else 0,
+            buffer=memory,
+            strict=True,
+        )
     except ValueError as error:
         reason = str(error)
         if reason.startswith(_DATA_LOST):
@@ -150,7 +180,8 @@ def opened(file: bytes | Path, max_pixels: int, name: str) -> Iterator[Image.Ima
         raise unreadable(name, f"cannot be decoded: {error or type(error).__name__}") from None
 
 
-def _decode_by_pillow(data: bytes, channels: int | None, max_pixels: int, name: str) -> np.ndarray:
+def decode_by_pillow(data: bytes, channels: int | None, max_pixels: int, name: str) -> np.ndarray:
+    """[H, W, C] of a file of any kind that Pillow knows."""
     from PIL import ImageOps
 
     with opened(data, max_pixels, name) as image:
@@ -192,5 +223,6 @@ def check_size(height: int, width: int, max_pixels: int, name: str) -> None:
         )
 
 
-def _as_tensor(pixels: np.ndarray) -> torch.Tensor:
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """[H, W, C] as a view [C, H, W]."""
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -13,7 +13,8 @@ import torch
 
 from toque import checks
 from toque.data.arrays import label_numbers
-from toque.data.decoding import MAX_PIXELS, decode
+from toque.data.decoding import MAX_PIXELS
+from toque.data.encoded import Encoded
 from toque.data.source import Source
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx"})
@@ -34,6 +35,8 @@ class FolderSource(Source):
              max_pixels: see decode
     Example: >>> FolderSource("photos", ["cat/1.jpg", "dog/1.jpg"], [0, 1], ["cat", "dog"])
     """
+
+    has_files = True
 
     def __init__(
         self,
@@ -77,8 +80,11 @@ class FolderSource(Source):
         return self._names[index]
 
     def read(self, index: int) -> torch.Tensor:
+        return self.encoded(index).decode()
+
+    def encoded(self, index: int) -> Encoded:
         path = self.root / self._names[index]
-        return decode(path, channels=self.channels, max_pixels=self._max_pixels)
+        return Encoded(path, channels=self.channels, max_pixels=self._max_pixels)
 
     def fingerprint(self) -> str:
         """sha256 over names, sizes in bytes, labels and classes; the pixels are not read."""

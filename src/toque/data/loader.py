@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.data.batch import Batch, Pipeline
+from toque.data.batch import Batch, Pipeline, Reducing
 from toque.data.blocks import Block, Chunk, Reads, Work
 from toque.data.buffers import Buffers, Form
 from toque.data.order import stream
@@ -42,6 +42,7 @@ def train_batches(
     stop_images: int,
     threads: int,
     workers: int = 0,
+    scaled_decoding: bool = True,
 ) -> Generator[Batch]:
     """Training batches start_images .. stop_images of the endless stream.
 
@@ -55,7 +56,10 @@ def train_batches(
              batch_size: images in a batch
              start_images, stop_images: the part of the stream, in images seen
              threads: that decode and augment; 0 does all in the caller's thread
-             workers: processes that read the images, for a Dataset that is slow in Python
+             workers: processes that read the images, for a Dataset that is slow in Python; files
+             are always decoded by threads
+             scaled_decoding: decode a JPEG at 1/2, 1/4 or 1/8 where the drawn crop keeps at least
+             the pixels of the result
     Raises:  ValueError: counts out of range
     Example: >>> batches = train_batches(splits.train, pipeline, seed=0, batch_size=64,
              ...                         start_images=0, stop_images=10_000, threads=2)
@@ -71,7 +75,8 @@ def train_batches(
     num_batches = -(-(stop_images - start_images) // batch_size)
     order = partial(stream, seed, len(source))
     stop = start_images + num_batches * batch_size
-    work = Work(source, pipeline, order, seed, batch_size)
+    reduces = scaled_decoding and source.has_files and isinstance(pipeline, Reducing)
+    work = Work(source, pipeline, order, seed, batch_size, reduces)
     return _Pass(work, start_images, stop, threads, workers).batches()
 
 
@@ -84,6 +89,8 @@ def evaluation_batches(
     workers: int = 0,
 ) -> Generator[Batch]:
     """Every image once, in the order of the source; the last batch may be smaller.
+
+    Files are decoded at their full size, as toque predict and exported models see them.
 
     Args:   as for train_batches; what a pipeline draws here is keyed by seed 0 and epoch 0
     Raises: ValueError: counts out of range
@@ -118,7 +125,7 @@ class _Pass:
         self._start, self._stop = start, stop
         self._threads = threads
         source, batch_size = work.source, work.batch_size
-        self._workers = 0 if source.in_memory else workers
+        self._workers = 0 if source.in_memory or source.has_files else workers
         self._given = source.serial or self._workers > 0
         batches_in_block = self._batches_in_block() if source.in_memory else 1
         self._block_images = batches_in_block * batch_size

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from toque.data.encoded import Encoded
 from toque.data.source import Source
 
 
@@ -22,6 +23,7 @@ class Part(Source):
         self._indices = np.asarray(indices, dtype=np.int64)
         self.serial = source.serial
         self.in_memory = source.in_memory
+        self.has_files = source.has_files
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -39,6 +41,9 @@ class Part(Source):
 
     def read(self, index: int) -> torch.Tensor:
         return self._source.read(int(self._indices[index]))
+
+    def encoded(self, index: int) -> Encoded:
+        return self._source.encoded(int(self._indices[index]))
 
     def item(self, index: int) -> tuple[torch.Tensor, int]:
         return self._source.item(int(self._indices[index]))

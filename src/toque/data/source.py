@@ -10,17 +10,20 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 
+from toque.data.encoded import Encoded
+
 
 class Source(ABC):
     """Images and their labels, by index.
 
     `read` is called from several threads at once, unless `serial` says that the images must be read
     one after the other in the thread of the one who asked. `in_memory` says that `read_many` is one
-    gather from an array.
+    gather from an array; `has_files` that `encoded` gives the file of every image.
     """
 
     serial: bool = False
     in_memory: bool = False
+    has_files: bool = False
 
     @property
     @abstractmethod
@@ -43,6 +46,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, index: int) -> torch.Tensor:
         """The image: uint8 [C, H, W], with one C for the whole source."""
+
+    def encoded(self, index: int) -> Encoded:
+        """The image before it is decoded, from several threads at once; only where `has_files`."""
+        raise NotImplementedError(f"{type(self).__name__} has no files")
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -179,6 +179,7 @@ def fit(
             stop_images=total_images,
             threads=run.threads or 1,
             workers=run.workers,
+            scaled_decoding=run.scaled_decoding,
         )
         end.enter_context(contextlib.closing(batches))
         row_images = run.log.every_images or num_images

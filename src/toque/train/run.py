@@ -127,6 +127,9 @@ class Run(_Section):
     workers: int = Field(
         0, ge=0, description="processes that read a dataset of your own, if its Python is slow"
     )
+    scaled_decoding: bool = Field(
+        True, description="training: decode large JPEGs at 1/2, 1/4 or 1/8 where the crop allows it"
+    )
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
