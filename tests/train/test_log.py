@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from toque.train.log import MetricsLog, NonFiniteLoss, Window, num_correct, read_rows
+from toque.train.step import Outcome
 
 
 def steps(count, seed=0):
@@ -20,12 +22,16 @@ def steps(count, seed=0):
         yield outputs, torch.randint(0, 5, (size,), generator=generator)
 
 
+def outcome(loss, outputs, targets):
+    return Outcome(loss, (~loss.isfinite()).float(), outputs, targets, np.arange(len(targets)))
+
+
 @given(cuts=st.sets(st.integers(0, 79), max_size=6))
 def test_the_means_are_the_means_over_images_wherever_it_was_settled_or_saved(cuts):
     window = Window()
     losses, right = [], []
     for number, (outputs, targets) in enumerate(steps(80)):
-        if window.add(cross_entropy(outputs, targets), outputs, targets):
+        if window.add(outcome(cross_entropy(outputs, targets), outputs, targets)):
             window.settle()
         if number in cuts:  # saved, and continued by another process
             window.settle()
@@ -37,7 +43,7 @@ def test_the_means_are_the_means_over_images_wherever_it_was_settled_or_saved(cu
     window.settle()
     whole = Window()
     for outputs, targets in steps(80):
-        if whole.add(cross_entropy(outputs, targets), outputs, targets):
+        if whole.add(outcome(cross_entropy(outputs, targets), outputs, targets)):
             whole.settle()
     whole.settle()
     assert window.images == len(losses)
@@ -53,7 +59,7 @@ def test_a_loss_that_is_no_number_is_found_and_dated(bad):
     window = Window()
     for number, (outputs, targets) in enumerate(steps(5)):
         loss = torch.tensor(bad if number == 2 else 1.0)
-        window.add(loss, outputs, targets)
+        window.add(outcome(loss, outputs, targets))
     with pytest.raises(NonFiniteLoss) as error:
         window.settle()
     assert error.value.steps_ago == 2
@@ -70,7 +76,7 @@ def test_accuracy_where_it_has_a_meaning():
 
 def test_regression_has_a_loss_and_no_accuracy():
     window = Window()
-    window.add(torch.tensor(2.0), torch.zeros(4), torch.zeros(4))
+    window.add(outcome(torch.tensor(2.0), torch.zeros(4), torch.zeros(4)))
     window.settle()
     assert window.take() == {"loss": 2.0}
 

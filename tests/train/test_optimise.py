@@ -75,7 +75,7 @@ def test_any_class_of_torch_optim_by_name(name):
     optimizer = optimise.create(settings, groups)
     assert type(optimizer).__name__.lower() == name.lower()
     assert optimizer.param_groups[0]["weight_decay"] == 0.1
-    optimise.set_learning_rate(optimizer, 0.2)
+    optimise.Optimizers({"default": optimizer}).set_learning_rate(0.2)
     assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.1]
 
 

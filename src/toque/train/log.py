@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from toque.train import durable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+    from toque.train.step import Outcome
 
 Row = dict[str, Any]
 
@@ -41,11 +42,11 @@ class Window:
         self.images = 0
         self._loss_sum = 0.0
         self._correct: int | None = 0
-        self._pending: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._pending: list[Outcome] = []
 
-    def add(self, loss: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor) -> bool:
-        """Keep one step's results (detached, on their device); true when it is time to settle."""
-        self._pending.append((loss.detach(), outputs.detach(), targets))
+    def add(self, outcome: Outcome) -> bool:
+        """Keep one step's results, on their device; true when it is time to settle."""
+        self._pending.append(outcome)
         return len(self._pending) >= self._PENDING_STEPS
 
     def settle(self) -> None:
@@ -56,15 +57,18 @@ class Window:
         if not self._pending:
             return
         pending, self._pending = self._pending, []
-        losses = torch.stack([loss for loss, _, _ in pending]).tolist()
-        for position, (value, (_, _, targets)) in enumerate(zip(losses, pending, strict=True)):
-            if not math.isfinite(value):
+        losses = torch.stack([outcome.loss for outcome in pending]).tolist()
+        skipped = torch.stack([outcome.skipped for outcome in pending]).tolist()
+        for position, (outcome, value, bad) in enumerate(
+            zip(pending, losses, skipped, strict=True)
+        ):
+            if bad:
                 raise NonFiniteLoss(value, len(pending) - 1 - position)
-            self._loss_sum += value * len(targets)
-            self.images += len(targets)
+            self._loss_sum += value * len(outcome.indices)
+            self.images += len(outcome.indices)
         if self._correct is not None:
-            outputs = torch.cat([outputs for _, outputs, _ in pending])
-            right = num_correct(outputs, torch.cat([targets for _, _, targets in pending]))
+            outputs = torch.cat([outcome.outputs for outcome in pending])
+            right = num_correct(outputs, torch.cat([outcome.targets for outcome in pending]))
             self._correct = None if right is None else self._correct + right
 
     def take(self) -> Row:

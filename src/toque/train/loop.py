@@ -11,17 +11,19 @@ from typing import Any
 
 from torch import nn
 
-from toque import checks, data, models, random
+from toque import checks, data
 from toque.data import OwnData
 from toque.models.ema import EMA
 from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
 from toque.train.clock import Clock, memory_bytes
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
 from toque.train.measure import Evaluation, Loss, measure
+from toque.train.precision import Precision
 from toque.train.prepare import Own, OwnModel
 from toque.train.reporting import write_report
 from toque.train.run import Run
 from toque.train.saving import Saver
+from toque.train.step import Step
 from toque.train.stop import Stopped, StopRequest
 
 
@@ -98,10 +100,7 @@ def fit(
     training_pipeline, validation_pipeline = prepare.pipelines(run, splits)
     network = prepare.build_model(run, splits, own, device)
     training_loss, validation_loss = prepare.build_losses(run, own)
-    optimizer = optimise.create(
-        run.optimizer,
-        models.parameters.groups(network, weight_decay=run.optimizer.weight_decay),
-    )
+    optimizers = optimise.build(run.optimizer, network)
     num_images = len(splits.train)
     # Every batch is full, so the run ends with the first batch that completes the last epoch.
     total_images = math.ceil(run.epochs * num_images / run.batch_size) * run.batch_size
@@ -110,6 +109,17 @@ def fit(
         EMA(network, half_life_images=run.ema.half_life_epochs * num_images)
         if run.ema.half_life_epochs
         else None
+    )
+    precision = Precision(run.precision, device)
+    step = Step(
+        network,
+        training_loss,
+        optimizers,
+        seed=run.seed,
+        precision=precision,
+        micro_batch=run.memory.micro_batch,
+        clip=run.clip,
+        ema=ema,
     )
     window = Window()
     images_seen = 0
@@ -120,14 +130,12 @@ def fit(
         notes.append(sentence)
         shown.say(f"warning: {sentence}")
 
-    fingerprint = environment.fingerprint(device)
+    fingerprint = environment.fingerprint(device) | {"precision": precision.name}
     recorded = prepare.record(splits, fingerprint)
 
     def state() -> dict[str, Any]:
         return {
-            "model": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "ema": ema.state_dict() if ema else None,
+            **step.state_dict(),
             "images_seen": images_seen,
             "window": window.state_dict(),
             "environment": fingerprint,
@@ -141,19 +149,17 @@ def fit(
             threads=run.threads or 1,
             workers=run.workers,
         )
-        return measure(model, batches, validation_loss, device)
+        return measure(model, batches, validation_loss, device, precision)
 
     for note in splits.notes:
         warn(note)
     with folder.opened(run, recorded) as out, StopRequest() as stop, contextlib.ExitStack() as end:
+        end.enter_context(precision.in_force())
         found, restored, damages = checkpoint.load_newest(out.checkpoints)
         for damage in damages:
             warn(damage)
         if found is not None:
-            network.load_state_dict(restored["model"])
-            optimizer.load_state_dict(restored["optimizer"])
-            if ema:
-                ema.load_state_dict(restored["ema"])
+            step.load_state_dict(restored)
             window.load_state_dict(restored["window"])
             images_seen = restored["images_seen"]
             shown.say(f"{out.path} continues at image {images_seen} of {total_images}")
@@ -190,34 +196,25 @@ def fit(
         network.train()
         clock = Clock(device)
         for batch in clock.watch(batches):
-            random.seed_torch(run.seed, "step", images_seen, 0)
             learning_rate = rate(images_seen)
-            optimise.set_learning_rate(optimizer, learning_rate)
-            images = batch.images.to(device, non_blocking=True)
-            targets = batch.targets.to(device, non_blocking=True)
             clock.step_begins()
-            outputs = network(images)
-            value = training_loss(outputs, targets)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            outcome = step(batch, images_seen, learning_rate)
             clock.step_ends()
-            before, images_seen = images_seen, images_seen + len(targets)
-            if ema:
-                ema.update(network, len(targets))
+            before, images_seen = images_seen, images_seen + len(batch)
 
             row_due = images_seen // row_images > before // row_images
             epoch_done = images_seen // num_images > before // num_images
             last = images_seen >= total_images
             save_due = epoch_done or last or saver.due() or stop.signal_number is not None
-            if window.add(value, outputs, targets) or row_due or save_due or first_step:
+            if window.add(outcome) or row_due or save_due or first_step:
                 # Also before every checkpoint: a state that led to no number is never saved.
                 try:
                     window.settle()
                 except NonFiniteLoss as bad:
                     at = images_seen - bad.steps_ago * run.batch_size
+                    what = "a gradient is not" if math.isfinite(bad.value) else str(bad.value)
                     raise checks.InvalidValue(
-                        f"fit: loss must be finite; got {bad.value} at image {at} (step "
+                        f"fit: loss must be finite; got {what} at image {at} (step "
                         f"{at // run.batch_size}, learning rate {learning_rate:.3g}). Lower "
                         "optimizer.learning_rate or lengthen schedule.warmup_fraction; if it is so "
                         "at step 1, look at the images and the loss."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from toque.data import Batch
 from toque.train.log import num_correct
+from toque.train.precision import Precision
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -61,24 +63,31 @@ class Evaluation:
 
 
 def measure(
-    model: nn.Module, batches: Iterable[Batch], loss: Loss, device: torch.device
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: Loss,
+    device: torch.device,
+    precision: Precision | None = None,
 ) -> Evaluation:
     """Run the model in evaluation mode over batches; its mode is put back afterwards.
 
     Args: loss: gives the mean over a batch; means are weighted by the images in each
+          precision: the one trained in; float32 if None
     """
     was_training = model.training
     model.eval()
     loss_sum, images, correct = 0.0, 0, 0
     classified = True
     indices, targets, probabilities = [], [], []
+    autocast = nullcontext if precision is None else precision.autocast
     try:
         with torch.no_grad():  # not inference_mode: a module may cache what it computed
             for batch in batches:
                 x = batch.images.to(device, non_blocking=True)
                 y = batch.targets.to(device, non_blocking=True)
-                outputs = model(x)
-                loss_sum += float(loss(outputs, y)) * len(y)
+                with autocast():
+                    outputs = model(x)
+                    loss_sum += float(loss(outputs, y)) * len(y)
                 images += len(y)
                 right = num_correct(outputs, y)
                 indices.append(batch.indices)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from toque import checks
+from toque.models import parameters
 from toque.train.run import OptimizerSettings, Run
 
 Schedule = Callable[[int], float]
@@ -56,11 +58,19 @@ def resolve_optimizer(
     return OptimizerSettings(**filled)
 
 
+def build(settings: OptimizerSettings, model: nn.Module) -> Optimizers:
+    """The optimisers of a model's parameters.
+
+    Raises: ValueError: no parameter to train, or a setting that the optimiser refuses
+    """
+    groups = parameters.groups(model, weight_decay=settings.weight_decay)
+    return Optimizers({"default": create(settings, groups)})
+
+
 def create(settings: OptimizerSettings, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimiser over parameter groups, with the arguments that `resolve_optimizer` checked.
 
-    A group may carry `lr_scale`; torch's optimisers ignore it, so `set_learning_rate` multiplies it
-    in.
+    A group may carry `lr_scale`; torch's optimisers ignore it, so `Optimizers` multiplies it in.
     Raises: ValueError: the class refuses a value (its own words are quoted)
     """
     kind = _class(settings.name)
@@ -78,10 +88,58 @@ def create(settings: OptimizerSettings, groups: Iterable[dict[str, Any]]) -> tor
         ) from error
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the rate, times the group's own `lr_scale`."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
+class Optimizers:
+    """One or several optimisers, each for its own parameters, stepped as one.
+
+    Args: parts: by name; "default" is the one whose rate the schedule gives
+    """
+
+    def __init__(self, parts: Mapping[str, torch.optim.Optimizer]) -> None:
+        self.parts = dict(parts)
+        self._groups = [group for part in self.parts.values() for group in part.param_groups]
+        # These skip a step by themselves when a flag on the device says so, as under GradScaler.
+        self._skipping = all(
+            getattr(part, "_step_supports_amp_scaling", False) for part in self.parts.values()
+        )
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for group in self._groups for parameter in group["params"]]
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Give every group the rate, times the group's own `lr_scale`."""
+        for group in self._groups:
+            group["lr"] = rate * group.get("lr_scale", 1.0)
+
+    def step(self, bad: torch.Tensor) -> None:
+        """Change the parameters, unless `bad` (float32 [], 1 or 0) says that nothing may change.
+
+        Nothing waits for a GPU if every optimiser is fused; else `bad` is read.
+        """
+        if self._reads(bad):
+            if bad.item() == 0:
+                for part in self.parts.values():
+                    part.step()
+            return
+        for part in self.parts.values():
+            flagged: Any = part
+            flagged.found_inf, flagged.grad_scale = bad, None
+            part.step()
+            del flagged.found_inf, flagged.grad_scale
+
+    def _reads(self, bad: torch.Tensor) -> bool:
+        """Whether the flag is read here: where that is free, or where nothing else is right."""
+        # The first step allocates the state, which a flagged SGD would leave uninitialised.
+        begun = all(part.state for part in self.parts.values())
+        return bad.device.type == "cpu" or not self._skipping or not begun
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: part.state_dict() for name, part in self.parts.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self._groups = [group for part in self.parts.values() for group in part.param_groups]
 
 
 def schedule(run: Run, total_images: int) -> Schedule:

@@ -58,6 +58,23 @@ class LossSettings(_Section):
     )
 
 
+class ClipSettings(_Section):
+    """How large the gradients of a step may be."""
+
+    norm: float | None = Field(
+        None, gt=0, description="the length of all gradients together is cut to this"
+    )
+    value: float | None = Field(None, gt=0, description="each number is cut to -value .. value")
+
+
+class MemorySettings(_Section):
+    """How much memory a step may take."""
+
+    micro_batch: int | None = Field(
+        None, ge=1, description="images at a time through the model (accumulation); unset: all"
+    )
+
+
 class EMASettings(_Section):
     """A moving average of the weights, evaluated and kept instead of the last weights."""
 
@@ -115,6 +132,9 @@ class Run(_Section):
         True, description="memory format of images and weights; the faster one for convolutions"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU that has it, else float32; tf32, float16"
+    )
     val_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of a folder without train/ and val/ kept to validate"
     )
@@ -133,6 +153,8 @@ class Run(_Section):
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
+    clip: ClipSettings = Field(default_factory=ClipSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
     ema: EMASettings = Field(default_factory=EMASettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     log: LogSettings = Field(default_factory=LogSettings)

@@ -1,0 +1,169 @@
+"""One training step: from a batch to changed weights.
+
+    device -> mix -> forward and backward, in parts -> unscale, check, clip -> optimiser -> average
+
+A step is a function of (state, batch, images seen): what torch draws itself (dropout) is reseeded
+for each part from the count of images before it. A step whose loss or gradient is no finite number
+changes nothing: no weight, no optimiser state, no running statistics. A GPU decides that itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from toque import random
+from toque.data import Batch
+from toque.losses.counting import num_targets, weighted
+from toque.models.ema import EMA
+from toque.train.gradients import Gradients
+from toque.train.measure import Loss
+from toque.train.optimise import Optimizers
+from toque.train.precision import LossScale, Precision
+from toque.train.run import ClipSettings
+from toque.train.statistics import Statistics
+
+
+@dataclass(slots=True, eq=False)
+class Outcome:
+    """What a step found, on its device.
+
+    loss:    [], the mean over the batch's targets
+    skipped: [] float32, 1 if loss or gradients were no finite numbers and nothing was changed
+    outputs: what the model answered, [B, ...]
+    targets: what it was asked, [B, ...]; probabilities where images were mixed
+    indices: [B], the images in their source
+    """
+
+    loss: Tensor
+    skipped: Tensor
+    outputs: Tensor
+    targets: Any
+    indices: np.ndarray
+
+
+class Step:
+    """The step of a run; built once, called for each batch.
+
+    With `micro_batch`, the batch goes through the model in parts of so many images, the last one
+    smaller if need be. The gradient is that of the whole batch's loss: every target counts the same
+    in whichever part it is. What a model does across images (BatchNorm) it does in each part.
+
+    Args:    network: in training mode, on the device of `precision`
+             loss: (outputs, targets) -> mean over the targets that count
+             optimizers: of the network's parameters
+             seed: of what torch draws itself
+             micro_batch: images at a time; None: the whole batch
+             clip: how large gradients may be
+             ema: the average to bring each step's weights into
+    Example: >>> step = Step(network, loss, optimizers, seed=0, precision=Precision("auto", device))
+             >>> outcome = step(batch, images_seen, learning_rate)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        optimizers: Optimizers,
+        *,
+        seed: int,
+        precision: Precision,
+        micro_batch: int | None = None,
+        clip: ClipSettings | None = None,
+        ema: EMA | None = None,
+    ) -> None:
+        self.network = network
+        self.optimizers = optimizers
+        self.micro_batch = micro_batch
+        self.ema = ema
+        self._loss = loss
+        self._seed = seed
+        self._device = precision.device
+        self._autocast = precision.autocast
+        self._scale = LossScale(precision.device) if precision.name == "float16" else None
+        self._gradients = Gradients(optimizers.parameters, clip or ClipSettings())
+        self._statistics = Statistics(network)
+
+    def __call__(self, batch: Batch, images_seen: int, learning_rate: float) -> Outcome:
+        """Learn from the batch that begins after `images_seen` images, at this rate."""
+        images = batch.images.to(self._device, non_blocking=True)
+        targets = _moved(batch.targets, self._device)
+        self._statistics.keep()
+        self._gradients.clear()
+        loss, outputs = self._differentiate(images, targets, images_seen)
+        inverse_scale = None if self._scale is None else self._scale.inverse()
+        bad, overflowed = self._gradients.finish(loss, inverse_scale)
+        self.optimizers.set_learning_rate(learning_rate)
+        self.optimizers.step(bad)
+        self._statistics.restore_where(bad)
+        if self._scale is not None:
+            self._scale.update(overflowed)
+        if self.ema is not None:
+            self.ema.update(self.network, len(images))
+        return Outcome(loss, bad, outputs, targets, batch.indices)
+
+    def _differentiate(
+        self, images: Tensor, targets: Any, images_seen: int
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward over the batch: its loss [] and the outputs, both detached."""
+        num_images = len(images)
+        part_images = self.micro_batch or num_images
+        if part_images >= num_images:
+            return self._pass(images, targets, images_seen, None)
+        whole = num_targets(self._loss, targets)
+        losses, outputs = [], []
+        for start in range(0, num_images, part_images):
+            part = slice(start, start + part_images)
+            some = tree_map(lambda tensor, part=part: tensor[part], targets)
+            counts = num_targets(self._loss, some), whole
+            loss, output = self._pass(images[part], some, images_seen + start, counts)
+            losses.append(loss)
+            outputs.append(output)
+        return torch.stack(losses).sum(), torch.cat(outputs)
+
+    def _pass(
+        self,
+        images: Tensor,
+        targets: Any,
+        images_seen: int,
+        counts: tuple[int | Tensor, int | Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        random.seed_torch(self._seed, "step", images_seen, 0)
+        with self._autocast():
+            outputs = self.network(images)
+            loss = self._loss(outputs, targets)
+        if counts is not None:
+            loss = weighted(loss, *counts)
+        scaled = loss if self._scale is None else loss * self._scale.scale
+        scaled.backward()  # type: ignore[no-untyped-call]
+        return loss.detach(), outputs.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next step depends on besides its batch and the count of images."""
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizers.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+            "loss_scale": self._scale.state_dict() if self._scale else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.network.load_state_dict(state["model"])
+        self.optimizers.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        if self._scale:
+            self._scale.load_state_dict(state["loss_scale"])
+
+
+def _moved(targets: Any, device: torch.device) -> Any:
+    if isinstance(targets, Tensor):
+        return targets.to(device, non_blocking=True)
+    return tree_map(lambda tensor: tensor.to(device, non_blocking=True), targets)
