@@ -49,7 +49,7 @@ def settings(out, **changed):
             "augment": "none",
             "ema": {"half_life_epochs": 0.5},
             "optimizer": {"name": "adamw"},
-            "checkpoint": {"every_s": 1e-6},
+            "checkpoint": {"every_s": 1e-6, "background": False},  # one in every step
             "log": {"tensorboard": False, "every_images": 48},
             **changed,
         }
@@ -221,7 +221,7 @@ def test_a_changed_environment_is_said(tmp_path, monkeypatch, capsys):
 
 
 def test_a_full_disk_costs_a_warning_and_not_the_run(tmp_path, monkeypatch, capsys, reference):
-    real, calls = checkpoint.save, []
+    real, calls = checkpoint.write, []
 
     def sometimes_full(*arguments, **named):
         calls.append(named["images_seen"])
@@ -229,7 +229,7 @@ def test_a_full_disk_costs_a_warning_and_not_the_run(tmp_path, monkeypatch, caps
             raise OSError(28, "No space left on device")
         return real(*arguments, **named)
 
-    monkeypatch.setattr(checkpoint, "save", sometimes_full)
+    monkeypatch.setattr(checkpoint, "write", sometimes_full)
     train(tmp_path / "run")
     assert "could not be saved ([Errno 28] No space left on device)" in capsys.readouterr().err
     assert bits(tmp_path / "run") == reference

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from safetensors.torch import load_file, save_file
 
 from toque import checks
-from toque.models import weights
 from toque.train import durable
+from toque.train.snapshot import Camera, Snapshot, put_tensors
 
 VERSION = 1
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
@@ -50,22 +49,26 @@ class Checkpoint:
 
 
 def save(folder: Path, state: Mapping[str, Any], *, images_seen: int, score: float | None) -> Path:
+    """Write a checkpoint of a state (see `snapshot.Camera.take`); as `write`."""
+    return write(folder, Camera().take(state), images_seen=images_seen, score=score)
+
+
+def write(folder: Path, snapshot: Snapshot, *, images_seen: int, score: float | None) -> Path:
     """Write a checkpoint into `folder` and return its path once it is on the disk.
 
-    Args:   state: nested dicts (keys str or int), lists, tensors, and plain values of JSON
+    It may run in another thread than the training: writing, hashing and syncing leave the lock of
+    Python to others.
+
     Raises: OSError: no space, no permission; what was there before is untouched
-            TypeError: something in the state that is neither a tensor nor plain
     """
     final = folder / f"images-{images_seen:012d}"
     aside = folder / f".writing-{final.name}"
     folder.mkdir(parents=True, exist_ok=True)
     durable.remove_leftovers(folder)
-    tensors: dict[str, torch.Tensor] = {}
-    skeleton = _take_tensors(state, tensors)
     try:
         aside.mkdir()
-        save_file(tensors, aside / _TENSORS)
-        (aside / _STATE).write_text(json.dumps(skeleton))
+        save_file(snapshot.tensors, aside / _TENSORS)
+        (aside / _STATE).write_text(json.dumps(snapshot.skeleton))
         manifest: dict[str, Any] = {
             "version": VERSION,
             "images_seen": images_seen,
@@ -126,7 +129,7 @@ def load(path: Path) -> dict[str, Any]:
         if durable.sha256(file) != expected["sha256"]:
             raise DamagedCheckpoint(f"{file} has other bytes than were written (sha256 differs)")
     tensors = load_file(path / _TENSORS)
-    state = _put_tensors(json.loads((path / _STATE).read_text()), tensors)
+    state = put_tensors(json.loads((path / _STATE).read_text()), tensors)
     assert isinstance(state, dict)
     return state
 
@@ -200,29 +203,3 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         )
     assert isinstance(manifest, dict)
     return manifest
-
-
-def _take_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        name = str(len(tensors))
-        tensors[name] = weights.plain(value)
-        return {"tensor": name}
-    if isinstance(value, Mapping):
-        # Pairs, because JSON would turn the integer keys of an optimiser's state into strings.
-        return {"dict": [[key, _take_tensors(item, tensors)] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        return {"list": [_take_tensors(item, tensors) for item in value]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return {"value": value}
-    raise TypeError(f"a checkpoint holds tensors and plain values; got {type(value).__name__}")
-
-
-def _put_tensors(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    ((kind, content),) = skeleton.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: _put_tensors(item, tensors) for key, item in content}
-    if kind == "list":
-        return [_put_tensors(item, tensors) for item in content]
-    return content

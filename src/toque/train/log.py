@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -104,7 +105,10 @@ def num_correct(outputs: torch.Tensor, targets: torch.Tensor) -> int | None:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard events, cut back to where a resumed run continues."""
+    """metrics.jsonl and TensorBoard events, cut back to where a resumed run continues.
+
+    A full disk does not end the run: rows wait in memory and are appended with the next one.
+    """
 
     def __init__(self, folder: Path, file: Path, images_seen: int, tensorboard: bool) -> None:
         self._folder = folder
@@ -115,7 +119,8 @@ class MetricsLog:
         text = "".join(json.dumps(row) + "\n" for row in kept)
         if file.exists():
             durable.write(file, text)
-        self._file = file.open("a", encoding="utf-8")
+        self._file = file.open("ab", buffering=0)
+        self._unwritten = b""
         self.rows = kept
 
     def write(self, row: Row) -> None:
@@ -125,10 +130,18 @@ class MetricsLog:
             for key, value in row.items()
         }
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        self._unwritten += json.dumps(row).encode() + b"\n"
+        self._append()
         if self._tensorboard:
-            self._write_events(row)
+            try:
+                self._write_events(row)
+            except OSError:  # no space: metrics.jsonl has the row; the next one begins a new file
+                self._writer, self._images_seen = None, row["images_seen"]
+
+    def _append(self) -> None:
+        with contextlib.suppress(OSError):
+            while self._unwritten:
+                self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def _write_events(self, row: Row) -> None:
         if self._writer is None:
@@ -144,6 +157,7 @@ class MetricsLog:
                 self._writer.add_scalar(tag, row[name], row["images_seen"])
 
     def close(self) -> None:
+        self._append()
         self._file.close()
         if self._writer is not None:
             self._writer.close()

@@ -171,7 +171,7 @@ def fit(
                 )
         log = MetricsLog(out.path, out.metrics, images_seen, run.log.tensorboard)
         end.callback(log.close)
-        saver = Saver(out.checkpoints, run.checkpoint, warn)
+        saver = end.enter_context(Saver(out.checkpoints, run.checkpoint, warn))
         if found is None and isinstance(model, nn.Module):
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(state(), 0, None)
@@ -262,12 +262,14 @@ def fit(
                 row_began = time.monotonic()
             if save_due:
                 clock.lap("host")
-                saved = saver.save(state(), images_seen, score)
+                saver.save(state(), images_seen, score)
                 clock.lap("checkpoint")
                 if stop.signal_number is not None and not last:
+                    saved = saver.settle()
                     raise Stopped(stop.signal_number, finish.stop_sentence(saved, images_seen))
 
         shown.end()
+        saver.finish()
         kept = finish.keep_weights(run, out, network, ema, splits, warn)
         evaluation = validate(kept)
         seconds = time.monotonic() - began

@@ -90,6 +90,10 @@ class CheckpointSettings(_Section):
         300.0, gt=0, description="also save when this many seconds passed since the last save"
     )
     keep: int = Field(2, ge=1, description="how many of the newest stay; the best always stays")
+    background: bool = Field(
+        True,
+        description="written by a thread from a copy in memory; false: no copy, training halts",
+    )
     weights: Literal["best", "last"] = Field(
         "best", description="which weights become weights.safetensors: best accuracy, or last"
     )
@@ -185,7 +189,7 @@ class Run(_Section):
 # What may differ between two commands that continue the same run: nothing of it changes the bits
 # (device and threads of torch are in the fingerprint of the environment instead).
 NOT_IDENTITY = frozenset({"out", "device", "threads", "workers"})
-_NOT_IDENTITY_SECTIONS = ("log.", "checkpoint.every_s", "checkpoint.keep")
+_NOT_IDENTITY_SECTIONS = ("log.", "checkpoint.every_s", "checkpoint.keep", "checkpoint.background")
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
