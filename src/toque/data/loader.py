@@ -18,7 +18,7 @@ from toque import checks
 from toque.data.batch import Batch, Pipeline, Reducing
 from toque.data.blocks import Block, Chunk, Reads, Work
 from toque.data.buffers import Buffers, Form
-from toque.data.order import stream
+from toque.data.order import Order, share, stream
 from toque.data.reading import items_of, read_by_workers, read_serially
 from toque.data.source import Source
 
@@ -43,6 +43,8 @@ def train_batches(
     threads: int,
     workers: int = 0,
     scaled_decoding: bool = True,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Generator[Batch]:
     """Training batches start_images .. stop_images of the endless stream.
 
@@ -60,6 +62,8 @@ def train_batches(
              are always decoded by threads
              scaled_decoding: decode a JPEG at 1/2, 1/4 or 1/8 where the drawn crop keeps at least
              the pixels of the result
+             rank, ranks: give that rank's part of every batch only: `batch_size` and the counts of
+             images stay those of all ranks together, and so does every pixel
     Raises:  ValueError: counts out of range
     Example: >>> batches = train_batches(splits.train, pipeline, seed=0, batch_size=64,
              ...                         start_images=0, stop_images=10_000, threads=2)
@@ -73,11 +77,20 @@ def train_batches(
             (start_images, stop_images), "Count images seen from 0.",
         )  # fmt: skip
     num_batches = -(-(stop_images - start_images) // batch_size)
-    order = partial(stream, seed, len(source))
-    stop = start_images + num_batches * batch_size
+    order: Order = partial(stream, seed, len(source))
+    start = start_images
+    if ranks > 1:
+        if start_images % batch_size:
+            raise checks.invalid(
+                "train_batches", "start_images", "a whole number of batches, for several ranks",
+                start_images, f"Start at a multiple of {batch_size}.",
+            )  # fmt: skip
+        order, share_size = share(order, batch_size, rank, ranks)
+        start, batch_size = start_images // batch_size * share_size, share_size
+    stop = start + num_batches * batch_size
     reduces = scaled_decoding and source.has_files and isinstance(pipeline, Reducing)
     work = Work(source, pipeline, order, seed, batch_size, reduces)
-    return _Pass(work, start_images, stop, threads, workers).batches()
+    return _Pass(work, start, stop, threads, workers).batches()
 
 
 def evaluation_batches(
@@ -87,17 +100,24 @@ def evaluation_batches(
     batch_size: int,
     threads: int,
     workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Generator[Batch]:
     """Every image once, in the order of the source; the last batch may be smaller.
 
     Files are decoded at their full size, as toque predict and exported models see them.
+    Several ranks share whole batches, one after the other, so that what a model answers on a batch
+    does not depend on how many they are; a rank may get one batch less than another, or none.
 
     Args:   as for train_batches; what a pipeline draws here is keyed by seed 0 and epoch 0
     Raises: ValueError: counts out of range
     """
     _check_counts("evaluation_batches", source, batch_size, threads, workers)
     work = Work(source, pipeline, _in_order, 0, batch_size)
-    return _Pass(work, 0, len(source), threads, workers).batches()
+    num_batches = -(-len(source) // batch_size)
+    start = rank * num_batches // ranks * batch_size
+    stop = min(len(source), (rank + 1) * num_batches // ranks * batch_size)
+    return _Pass(work, start, stop, threads, workers).batches()
 
 
 def _check_counts(where: str, source: Source, batch_size: int, threads: int, workers: int) -> None:

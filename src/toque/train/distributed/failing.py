@@ -1,0 +1,249 @@
+"""One rank fails: all end, for the reason it gives, and rank 0 says it once.
+
+The rank that fails leaves its sentence in the store and lets go of its connections. The others
+meet a broken connection in their next collective, look for the sentence, and end with it; a thread
+beside each sees to it where no collective comes. A rank that says nothing (killed, hung) is found
+by the signs of life that each leaves in the store: what it does, and whether it only waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+
+from toque import checks
+from toque.train.distributed import joining
+from toque.train.distributed.world import World
+from toque.train.stop import Stopped
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
+
+_BEAT_S = 0.5
+_SILENT_S = 5.0  # without a sign of life for so long, a process is not running
+_GRACE_S = 5.0  # in which a rank ends by itself once another has failed
+_HEAR_S = 2.0  # for the others to learn that rank 0 has spoken
+_FAILURE, _SAID = "failure", "said"
+
+
+class LostRank(Exception):
+    """A rank was killed, hangs, or is out of reach; the message names it and what it did last."""
+
+
+class Elsewhere(SystemExit):
+    """Ends a rank other than 0 without a word: rank 0 says what happened."""
+
+
+@contextlib.contextmanager
+def together(world: World) -> Iterator[None]:
+    """End on every rank when one fails in this block: rank 0 with its sentence, others silently.
+
+    Raises: UserMistake: on rank 0, what any rank raised of that kind
+            LostRank: on rank 0, a rank that vanished or hangs
+            Elsewhere: on the other ranks
+    """
+    if world.alone:
+        yield
+        return
+    watch = _Watch(world)
+    try:
+        yield
+    except Stopped as stop:
+        if world.first:
+            raise
+        raise Elsewhere(stop.code) from None
+    except Exception as error:
+        raise _told(world, watch, error) from (None if _is_plain(world, error) else error)
+    finally:
+        watch.end()
+
+
+def _is_plain(world: World, error: Exception) -> bool:
+    return isinstance(error, checks.UserMistake) or _is_collective(world, error)
+
+
+def _is_collective(world: World, error: Exception) -> bool:
+    import torch.distributed as dist
+
+    if isinstance(error, torch.OutOfMemoryError | checks.UserMistake):
+        return False
+    text = str(error)
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text or "Socket" in text)
+    )
+
+
+def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
+    """What to raise on this rank."""
+    if _is_collective(world, error):
+        failure = watch.failure_of_another(wait_s=2.0)
+        if failure is None:
+            failure = _Failure(-1, "lost", watch.lost_sentence(error))
+    else:
+        kind = "mistake" if isinstance(error, checks.UserMistake) else "bug"
+        sentence = str(error) if kind == "mistake" else f"{type(error).__name__}: {error}"
+        failure = watch.post(_Failure(world.rank, kind, sentence))
+    _let_go()
+    watch.end()
+    if world.first:
+        watch.say()
+        if failure.rank == 0 and failure.kind == "bug":
+            return error
+        return failure.error()
+    if failure.kind == "bug" and failure.rank == world.rank:
+        return error  # with its traceback, which only this rank has
+    watch.wait_until_said()
+    return Elsewhere(failure.code)
+
+
+def _let_go() -> None:
+    """Close the connections, so that those who wait for this rank do not go on waiting."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        with contextlib.suppress(Exception):
+            dist.destroy_process_group()
+
+
+class _Failure:
+    """Why the run ends: the rank, "mistake", "bug" or "lost", and the sentence."""
+
+    def __init__(self, rank: int, kind: str, sentence: str) -> None:
+        self.rank, self.kind, self.sentence = rank, kind, sentence
+
+    @property
+    def code(self) -> int:
+        return 2 if self.kind == "mistake" else 1
+
+    def error(self) -> Exception:
+        if self.kind == "lost":
+            return LostRank(self.sentence)
+        where = "" if self.rank == 0 else f"rank {self.rank}: "
+        if self.kind == "mistake":
+            return checks.InvalidValue(where + self.sentence)
+        return LostRank(f"{where}{self.sentence}. Its traceback stands in that rank's own output.")
+
+    def text(self) -> str:
+        return json.dumps([self.rank, self.kind, self.sentence])
+
+    @staticmethod
+    def read(text: bytes) -> _Failure:
+        return _Failure(*json.loads(text))
+
+
+class _Watch:
+    """The thread beside a rank: leaves its signs of life, and looks for the failure of another."""
+
+    def __init__(self, world: World) -> None:
+        import torch.distributed as dist
+
+        self._world = world
+        # Two connections of its own: one that waits would hold the other thread up.
+        patience = timedelta(seconds=10)
+        self._store: Store = dist.PrefixStore(world.name, joining.connect(patience))
+        self._beats: Store = dist.PrefixStore(world.name, joining.connect(patience))
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="toque-watch", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join(10 * _BEAT_S)
+
+    def post(self, failure: _Failure) -> _Failure:
+        """Leave a failure, unless there is one; the one that counts."""
+        with contextlib.suppress(RuntimeError):
+            first = self._store.compare_set(_FAILURE, "", failure.text())
+            return _Failure.read(first)
+        return failure
+
+    def failure_of_another(self, wait_s: float) -> _Failure | None:
+        deadline = time.monotonic() + wait_s
+        while True:
+            with contextlib.suppress(RuntimeError):
+                if self._store.check([_FAILURE]):
+                    return _Failure.read(self._store.get(_FAILURE))
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
+
+    def say(self) -> None:
+        """Note that rank 0 speaks, and let the others hear it: the store may end with rank 0."""
+        others = [f"heard/{rank}" for rank in range(1, self._world.size)]
+        deadline = time.monotonic() + _HEAR_S
+        with contextlib.suppress(RuntimeError):
+            self._store.set(_SAID, "1")
+            while not self._store.check(others) and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    def wait_until_said(self) -> None:
+        """Let rank 0 speak before this process ends, because its end makes torchrun end rank 0."""
+        deadline = time.monotonic() + 2 * _GRACE_S
+        while time.monotonic() < deadline:
+            try:
+                if self._store.check([_SAID]):
+                    self._store.set(f"heard/{self._world.rank}", "1")
+                    return
+            except RuntimeError:
+                return
+            time.sleep(0.05)
+
+    def lost_sentence(self, error: Exception) -> str:
+        """Who did not answer, and what each did last, from the signs of life."""
+        doing = self._world.doing.what
+        time.sleep(2 * _BEAT_S)  # the last signs are on their way
+        told, missing = [], []
+        for rank in range(self._world.size):
+            if rank == self._world.rank:
+                continue
+            when, what, waiting = self._sign_of(rank)
+            silent_s = time.time() - when
+            if silent_s > _SILENT_S or not waiting:
+                state = f"no sign of life for {silent_s:.0f} s" if silent_s > _SILENT_S else "alive"
+                missing.append(str(rank))
+                told.append(f"rank {rank} in {what}, {state}")
+        who = f"rank {', '.join(missing)}" if missing else "another rank"
+        reason = str(error).strip().splitlines()[0][:200]
+        last = "; ".join(told) or "all are alive and wait: a connection broke"
+        return (
+            f"{who} did not answer in {doing} ({last}; {reason}). The last checkpoint is whole: "
+            "the same command continues from it."
+        )
+
+    def _sign_of(self, rank: int) -> tuple[float, str, bool]:
+        with contextlib.suppress(RuntimeError):
+            if self._store.check([f"beat/{rank}"]):
+                when, what, waiting = json.loads(self._store.get(f"beat/{rank}"))
+                return when, what, waiting
+        return 0.0, "the start", False
+
+    def _run(self) -> None:
+        seen_at = None
+        while not self._ended.wait(_BEAT_S):
+            doing = self._world.doing
+            sign = json.dumps([time.time(), doing.what, doing.waiting])
+            try:
+                self._beats.set(f"beat/{self._world.rank}", sign)
+                if seen_at is None and self._beats.check([_FAILURE]):
+                    seen_at = time.monotonic()
+            except RuntimeError:
+                return  # the store is gone, and with it whoever kept it
+            if seen_at is not None and time.monotonic() - seen_at > _GRACE_S:
+                self._end_process()
+
+    def _end_process(self) -> None:
+        """End a rank whose main thread hangs in a collective that cannot come to its end."""
+        failure = _Failure.read(self._beats.get(_FAILURE))
+        if self._world.first:
+            self._beats.set(_SAID, "1")
+            print(f"toque: {failure.error()}", file=sys.stderr, flush=True)
+        os._exit(failure.code)
