@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from toque.train import checkpoint, durable
+from toque import durable
+from toque.train import checkpoint
 
 
 def small_state(value: float = 1.0):

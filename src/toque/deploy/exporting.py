@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from toque import checks, data, train
+from toque import checks, data, durable, train
 from toque.deploy import onnx_file, torch_file
 from toque.deploy.answering import Answers
 from toque.deploy.card import card_path, card_text
@@ -20,7 +20,7 @@ from toque.deploy.parity import Parity, measure, network_answers
 from toque.deploy.predictor import Network, Pixels
 from toque.deploy.preprocess import Preprocess
 from toque.deploy.program import Program, trace
-from toque.train import durable, restore
+from toque.train import restore
 from toque.train.folder import WEIGHTS, read_run
 from toque.version import VERSION
 

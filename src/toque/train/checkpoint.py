@@ -24,8 +24,7 @@ from typing import Any
 import safetensors
 from safetensors.torch import load_file, save_file
 
-from toque import checks
-from toque.train import durable
+from toque import checks, durable
 from toque.train.snapshot import Camera, Snapshot, put_tensors
 
 VERSION = 1

@@ -9,10 +9,11 @@ from typing import Any
 from safetensors.torch import save as to_bytes
 from torch import nn
 
+from toque import durable
 from toque.data import Splits
 from toque.models import weights
 from toque.models.ema import EMA
-from toque.train import checkpoint, clock, durable
+from toque.train import checkpoint, clock
 from toque.train.folder import RunFolder
 from toque.train.log import Row
 from toque.train.run import Run

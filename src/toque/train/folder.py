@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from toque import checks
-from toque.train import durable
+from toque import checks, durable
 from toque.train import run as settings_of
 from toque.train.run import Run
 from toque.version import VERSION

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from toque.train import durable
+from toque import durable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

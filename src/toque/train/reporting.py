@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from toque import augment, random
+from toque import augment, durable, random
 from toque.data import Splits
 from toque.random import Key
-from toque.train import durable
 from toque.train import run as settings_of
 from toque.train.folder import RunFolder
 from toque.train.log import Row

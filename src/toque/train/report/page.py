@@ -13,8 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from toque import checks
-from toque.train import durable
+from toque import checks, durable
 from toque.train.report import axes, confusion, images, lines
 from toque.train.report.contents import Picture, ReportData
 
