@@ -16,6 +16,17 @@ from toque.deploy.serving import server as serving
 from toque.deploy.serving.app import create_app
 from toque.deploy.serving.limits import Limits
 
+# A busy machine may take its time; what never comes fails all the same.
+PATIENCE_S = 120
+
+
+def until(condition, what="it"):
+    """Return once a condition holds."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < end, f"{what} never came"
+        time.sleep(0.02)
+
 
 class Server:
     """Where it listens, and what it logged."""
@@ -25,7 +36,7 @@ class Server:
 
     def ask(self, body=b"", path="/predict", method="POST", headers=None):
         """Status, headers and parsed body of one request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             connection.request(method, path, body if method == "POST" else None, headers or {})
             response = connection.getresponse()
@@ -40,8 +51,8 @@ class Server:
 
 @contextlib.contextmanager
 def running(source, limits=None, **settings):
-    """A server on a free port, ended at the end of the block."""
-    limits, log = limits or Limits(), []
+    """A server on a free port, ended at the end of the block; its times suit a busy machine."""
+    limits, log = limits or Limits(body_s=PATIENCE_S, answer_s=PATIENCE_S), []
     listening = serving._listen("127.0.0.1", 0)
     app = create_app(source, limits=limits, log=log.append, **settings)
     config = uvicorn.Config(
@@ -51,15 +62,12 @@ def running(source, limits=None, **settings):
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
-    end = time.monotonic() + 20
-    while not server.started and time.monotonic() < end:
-        time.sleep(0.01)
-    assert server.started
     try:
+        until(lambda: server.started, "the server")
         yield Server(listening.getsockname()[1], log)
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(PATIENCE_S)
         listening.close()
         assert not thread.is_alive()
 
@@ -69,6 +77,7 @@ class Model:
 
     def __init__(self, labels=("dark", "bright")):
         self.labels, self.batches = labels, []
+        self.asked = 0
         self.breaks = False
         self.go = threading.Event()
         self.go.set()
@@ -77,7 +86,8 @@ class Model:
         return Predictor(str(source), self.labels, 3, self.ask, {"model": "brightness"})
 
     def ask(self, images):
-        assert self.go.wait(20)
+        self.asked += 1
+        assert self.go.wait(PATIENCE_S)
         if self.breaks:
             raise RuntimeError("as the model was told to")
         self.batches.append(len(images))

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.deploy.serving import Model, running
+from tests.deploy.serving import PATIENCE_S, Model, Server, running, until
 from toque import deploy
 from toque.deploy.serving import limits as bounds
 from toque.deploy.serving import reloading
@@ -35,13 +34,25 @@ def encoded(value=128, size=(9, 7), kind="PNG", **options):
     return file.getvalue()
 
 
-def until_waiting(server, count, seconds=20):
+def until_waiting(server, count):
     """Return once the server holds `count` requests whose answers are due."""
-    end = time.monotonic() + seconds
     wanted = f"toque_waiting_images {count}\n"
-    while wanted not in server.ask(path="/metrics", method="GET")[2].decode():
-        assert time.monotonic() < end, f"the server never held {count} requests"
-        time.sleep(0.02)
+    until(
+        lambda: wanted in server.ask(path="/metrics", method="GET")[2].decode(),
+        f"a server that holds {count} requests",
+    )
+
+
+def until_answered(server):
+    """Return once the server answers again: one of short times may refuse on a busy machine."""
+    until(lambda: server.ask(encoded())[0] == 200, "an answer")
+
+
+async def reached(condition):
+    """Return once a condition holds, while the event loop goes on."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -52,8 +63,15 @@ def model(monkeypatch):
 
 
 @pytest.fixture
+def impatient(model):
+    """A server that waits for a request no longer than half a second."""
+    with running("made up", Limits(body_s=0.5, answer_s=PATIENCE_S)) as found:
+        yield found
+
+
+@pytest.fixture
 def server(model):
-    limits = Limits(max_bytes=200_000, max_pixels=1_000_000, body_s=1.0, answer_s=5.0)
+    limits = Limits(max_bytes=200_000, max_pixels=1_000_000, body_s=PATIENCE_S, answer_s=PATIENCE_S)
     with running("made up", limits) as found:
         yield found
 
@@ -186,11 +204,9 @@ HOSTILE = {
 @pytest.mark.parametrize("what", HOSTILE)
 def test_hostile_bodies(server, what):
     body, expected = HOSTILE[what]
-    start = time.monotonic()
     status, _, said = server.ask(body)
     assert status == expected, said
     assert list(said) == ["detail"] and len(said["detail"]) < 400
-    assert time.monotonic() - start < 5
     assert server.ask(encoded())[0] == 200
 
 
@@ -200,14 +216,13 @@ def test_a_body_that_is_too_long(server):
     assert status == 413
 
 
-def speak(server, *parts, wait=0.0):
-    """Raw bytes to the server; what it says until it closes, or None if it stays silent."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as raw:
+def speak(server, *parts):
+    """Raw bytes to the server; what it says until it closes. TimeoutError if it does not."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as raw:
         said = b""
         try:
             for part in parts:
                 raw.sendall(part)
-                time.sleep(wait)
             while more := raw.recv(65536):
                 said += more
         except (BrokenPipeError, ConnectionResetError):
@@ -215,16 +230,15 @@ def speak(server, *parts, wait=0.0):
         return said
 
 
-def test_a_slow_body(server):
+def test_a_slow_body(impatient):
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
-    assert b" 408 " in speak(server, head, b"\x89PNG")
-    assert server.ask(encoded())[0] == 200
+    # Where the machine is so slow that the headers came late, it is hung up on at once.
+    until(lambda: b" 408 " in speak(impatient, head, b"\x89PNG"), "408")
+    until_answered(impatient)
 
 
-def test_slow_headers_are_hung_up_on(server):
-    start = time.monotonic()
-    assert speak(server, b"POST /predict HTTP/1.1\r\nHos") == b""
-    assert time.monotonic() - start < 5
+def test_slow_headers_are_hung_up_on(impatient):
+    assert speak(impatient, b"POST /predict HTTP/1.1\r\nHos") == b""
 
 
 def test_headers_that_are_too_long(server):
@@ -270,15 +284,15 @@ def test_a_token(model):
 
 
 def test_a_full_queue_turns_away_at_once(model):
-    with running("made up", Limits(max_waiting=3, max_batch=1)) as server:
+    limits = Limits(max_waiting=3, max_batch=1, body_s=PATIENCE_S, answer_s=PATIENCE_S)
+    with running("made up", limits) as server:
         model.go.clear()
         with ThreadPoolExecutor(3) as threads:
             waiting = [threads.submit(server.ask, encoded()) for _ in range(3)]
             until_waiting(server, 3)
-            start = time.monotonic()
+            # The model has not answered anyone, so this came at once.
             status, headers, said = server.ask(encoded())
             assert status == 503 and headers["retry-after"] == "1" and "Too many" in said["detail"]
-            assert time.monotonic() - start < 2
             assert server.ask(path="/ready", method="GET")[0] == 503
             assert server.ask(path="/health", method="GET")[0] == 200
             model.go.set()
@@ -287,12 +301,12 @@ def test_a_full_queue_turns_away_at_once(model):
 
 
 def test_an_answer_that_takes_too_long(model):
-    with running("made up", Limits(answer_s=0.3)) as server:
+    with running("made up", Limits(answer_s=0.3, body_s=PATIENCE_S)) as server:
         model.go.clear()
         status, headers, said = server.ask(encoded())
         assert status == 503 and headers["retry-after"] and "within 0.3 s" in said["detail"]
         model.go.set()
-        assert server.ask(encoded())[0] == 200
+        until_answered(server)
 
 
 PICTURES = [encoded(90, (33, 21), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP")] + [
@@ -336,7 +350,7 @@ def test_batches_keep_to_their_bounds():
         small, large = np.zeros((2, 2, 3), np.uint8), np.zeros((30, 30, 3), np.uint8)
         plan = [(predictor, small)] * 7 + [(predictor, large)] * 2 + [(other, small)] * 2
         tasks = [asyncio.create_task(batcher.ask(*one)) for one in plan]
-        await asyncio.sleep(0.1)
+        await reached(lambda: model.asked == 1)
         model.go.set()
         await asyncio.gather(*tasks)
         await batcher.stop()
@@ -355,7 +369,7 @@ def test_a_batch_is_of_one_model():
         image = np.zeros((2, 2, 3), np.uint8)
         asked = [model.predictor()] * 3 + [newer.predictor()] * 2
         tasks = [asyncio.create_task(batcher.ask(one, image)) for one in asked]
-        await asyncio.sleep(0.05)
+        await reached(lambda: model.asked == 1)
         model.go.set()
         await asyncio.gather(*tasks)
         await batcher.stop()
@@ -373,14 +387,14 @@ def test_who_no_longer_waits_is_not_asked_about():
         batcher.start()
         image = np.zeros((2, 2, 3), np.uint8)
         first = asyncio.create_task(batcher.ask(model.predictor(), image))
-        await asyncio.sleep(0.05)
+        await reached(lambda: model.asked == 1)
         gone = [asyncio.create_task(batcher.ask(model.predictor(), image)) for _ in range(5)]
-        await asyncio.sleep(0.05)
+        await reached(lambda: len(batcher._queue) == 5)
         for task in gone:
             task.cancel()
         model.go.set()
         await first
-        await asyncio.sleep(0.05)
+        await reached(lambda: not batcher._queue)
         await batcher.stop()
 
     asyncio.run(scene())
@@ -416,19 +430,24 @@ def test_a_newer_model_takes_over_and_no_request_is_lost(tmp_path, monkeypatch):
         while not stop.is_set():
             status, _, answer = server.ask(encoded(0))
             statuses.append(status)
-            labels.append(answer["label"])
+            labels.append(answer.get("label"))
 
     with running(file, look_every_s=0.05) as server:
         asker = threading.Thread(target=keep_asking, args=(server,))
         asker.start()
         try:
+            until(lambda: labels, "an answer")
             for content, wanted in ((b"22", "new"), (b"damaged", "new"), (b"1", "old")):
-                time.sleep(0.3)
                 aside = tmp_path / "aside"
                 aside.write_bytes(content)
                 aside.replace(file)
-                time.sleep(0.4)
-                assert labels[-1] == wanted
+                if content == b"damaged":
+                    until(lambda: "a damaged file" in str(server.log), "a look at the file")
+                else:
+                    until(lambda wanted=wanted: labels[-1] == wanted, wanted)
+                count = len(labels)
+                until(lambda count=count: len(labels) > count + 5, "more answers")
+                assert set(labels[count:]) == {wanted}
         finally:
             stop.set()
             asker.join()
@@ -443,28 +462,46 @@ def test_a_newer_model_takes_over_and_no_request_is_lost(tmp_path, monkeypatch):
 
 def start(*words):
     return subprocess.Popen(
-        [sys.executable, "-m", "toque", "serve", *map(str, words)],
+        [sys.executable, *map(str, words)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
+PATIENT = f"""
+import sys
+from toque.deploy.serving.limits import Limits
+from toque.deploy.serving.server import serve
+serve(sys.argv[1], port=0, limits=Limits(body_s={PATIENCE_S}))
+"""
+
+
+def is_closed(port):
+    """Whether nobody listens any more."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S).close()
+    except OSError:
+        return True
+    return False
+
+
 def test_sigterm_lets_requests_finish(run, photos):
-    process = start(run, "--port", "0")
+    process = start("-c", PATIENT, run)
     try:
         line = process.stdout.readline()
         port = int(re.search(r":(\d+) ", line).group(1))
+        server = Server(port, [])
         body = (photos / "val" / "left" / "0.jpg").read_bytes()
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as raw:
             head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
             raw.sendall(head.encode() + body[:50])
-            time.sleep(0.5)  # taken by the server, and not yet whole
+            until_waiting(server, 1)  # taken by the server, and not yet whole
             process.send_signal(signal.SIGTERM)
-            time.sleep(0.5)
+            until(lambda: is_closed(port), "the end")
             raw.sendall(body[50:])
             said = raw.recv(65536)
-        assert b" 200 OK" in said and process.wait(20) == 0
+        assert b" 200 OK" in said and process.wait(PATIENCE_S) == 0
         rows = [json.loads(row) for row in process.stderr.read().splitlines()]
-        assert [row["status"] for row in rows] == [200]
+        assert [row["status"] for row in rows if row["path"] == "/predict"] == [200]
     finally:
         process.kill()
         process.communicate()
@@ -473,12 +510,12 @@ def test_sigterm_lets_requests_finish(run, photos):
 def test_mistakes_of_the_command_are_one_sentence(run, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        process = start(run, "--port", port)
-        _, stderr = process.communicate(timeout=60)
+        process = start("-m", "toque", "serve", run, "--port", port)
+        _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2 and stderr.count("\n") == 1
     assert f"must be free; got {port}" in stderr and "--port 0" in stderr
-    process = start(tmp_path / "nowhere", "--port", 0)
-    _, stderr = process.communicate(timeout=60)
+    process = start("-m", "toque", "serve", tmp_path / "nowhere", "--port", 0)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2 and stderr.count("\n") == 1 and "run folder" in stderr
 
 
@@ -507,9 +544,7 @@ def test_a_newer_run_in_its_folder(run, photos, tmp_path):
         flipped = {n: -t if n.startswith("head") else t for n, t in tensors.items()}
         save_file(flipped, tmp_path / "aside", metadata=metadata)
         (tmp_path / "aside").replace(weights)
-        end = time.monotonic() + 20
-        while server.ask(body)[2]["probabilities"] == before and time.monotonic() < end:
-            time.sleep(0.05)
+        until(lambda: server.ask(body)[2]["probabilities"] != before, "the newer model")
         after = server.ask(body)[2]["probabilities"]
     # Two classes and a head of the other sign: the probabilities change places.
     assert after["left"] == pytest.approx(before["right"], abs=1e-4)

@@ -1,12 +1,12 @@
 """The page in a real browser: choose a picture, see the answer, see what is wrong."""
 
 import json
-import time
 
 import pytest
 from PIL import Image
 
 from tests.deploy.serving import Model, running
+from tests.deploy.serving import until as wait_until
 from tests.train.test_report_chromium import PATH_OF_BROWSER, Browser
 from toque.deploy.serving import reloading
 
@@ -49,12 +49,7 @@ def show(browser, server, width=1000, scheme="light", path="/"):
 
 
 def until(browser, expression):
-    end = time.monotonic() + 15
-    while time.monotonic() < end:
-        if browser.evaluate(expression):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"never: {expression}")
+    wait_until(lambda: browser.evaluate(expression), expression)
 
 
 def choose(browser, file):
@@ -163,7 +158,8 @@ def test_the_token_is_asked_for_once(browser, monkeypatch, bright):
         show(browser, server)
         until(browser, "document.getElementById('access').checkVisibility()")
         choose(browser, bright)
-        time.sleep(0.3)
+        asked = {"path": "/predict", "status": 401}.items()
+        wait_until(lambda: any(asked <= row.items() for row in server.log), "the question")
         browser.evaluate("document.getElementById('token').value = 's3cret'")
         browser.evaluate("document.getElementById('access').requestSubmit()")
         until(browser, "document.getElementById('result').checkVisibility()")
