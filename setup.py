@@ -30,9 +30,10 @@ FLAGS = [
 ]
 
 
-SOURCE = "src/toque/augment/kernels/cpu.c"
+SOURCES = "src/toque/augment/kernels/c"
 # The library says what it was built from: cpu.py refuses one that is older than the tree around it.
-DIGEST = hashlib.sha256((Path(__file__).parent / SOURCE).read_bytes())
+FILES = sorted((Path(__file__).parent / SOURCES).glob("*.[ch]"))
+DIGEST = hashlib.sha256(b"".join(file.read_bytes() for file in FILES))
 
 
 class BuildKernel(build_ext):
@@ -56,7 +57,8 @@ setup(
     ext_modules=[
         Extension(
             "toque.augment.kernels._cpu",
-            sources=[SOURCE],
+            sources=[f"{SOURCES}/kernel.c"],
+            depends=[f"{SOURCES}/{file.name}" for file in FILES],
             define_macros=[("TOQUE_SOURCE_SHA256", f'"{DIGEST.hexdigest()}"')],
             extra_compile_args=FLAGS,
             libraries=["m"],

@@ -2,6 +2,7 @@
 
     python benchmarks/augment.py [--rounds 9] [--only i ii] [--record]
     python benchmarks/augment.py --psnr PHOTO...    resize + rotation: how near to a supersampled picture
+    python benchmarks/augment.py --linear PHOTO...  color="linear": how near to exact
 
     i    RandomResizedCrop + flip + normalise          256 -> 224, batch of 64, float32
     ii   i + ColorJitter(.4, .4, .4, .1) + RandomErasing(.25)
@@ -244,6 +245,37 @@ def quality(photos: list[str]) -> str:
     )
 
 
+def linear_error(photos: list[str]) -> str:
+    """How far color="linear" is from exact, on crops of photos at 224, in units of 1/255."""
+    from PIL import Image
+
+    images = [
+        torch.from_numpy(np.array(Image.open(photo).convert("RGB"))).permute(2, 0, 1)
+        for photo in photos
+    ]
+    rows = []
+    for amounts in (
+        (0.4, 0.4, 0.4, 0), JITTER, (0.2, 0.2, 0.2, 0.05), (0.8, 0.8, 0.8, 0.2), (0, 0, 0, 0.1)
+    ):  # fmt: skip
+        chain = [augment.RandomResizedCrop(224), augment.ColorJitter(*amounts)]
+        errors, changes = [], []
+        for epoch in range(20):
+            key = Key(0, epoch, np.arange(len(images)))
+            exact = augment.Compose(chain)(images, key=key)
+            errors.append((augment.Compose(chain, color="linear")(images, key=key) - exact).abs())
+            changes.append(
+                float((augment.Compose(chain[:1])(images, key=key) - exact).abs().mean())
+            )
+        error = torch.cat(errors) * 255
+        values = error.flatten().sort().values
+        rows.append(
+            f"{amounts}: mean {float(error.mean()):.2f}, worst picture "
+            f"{float(error.mean((1, 2, 3)).max()):.1f}, 99 % below "
+            f"{float(values[int(0.99 * len(values))]):.1f}, exact changes {255 * statistics.mean(changes):.1f}"
+        )
+    return "; ".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -254,7 +286,18 @@ def main() -> None:
     parser.add_argument(
         "--psnr", nargs="+", metavar="PHOTO", help="measure quality instead of time"
     )
+    parser.add_argument(
+        "--linear", nargs="+", metavar="PHOTO", help='measure the error of color="linear"'
+    )
     options = parser.parse_args()
+    if options.linear:
+        text = f'color="linear" against exact, {len(options.linear)} photos at 224, 20 draws each, in 1/255: {linear_error(options.linear)}'
+        print(text)
+        if options.record:
+            from record import append
+
+            append("Augmentation: error of linear colour", text)
+        return
     if options.psnr:
         text = f"resize to 224 + rotation by 15 degrees, {len(options.psnr)} photos at 500 x 375, PSNR against 6 x supersampling: {quality(options.psnr)}"
         print(text)

@@ -2,25 +2,25 @@
 
     python tests/augment/address_sanitizer.py
 
-Builds cpu.c with both sanitizers (gcc with libasan), then runs test_kernels.py and test_compose.py in
+Builds the C sources with both sanitizers (gcc with libasan), then runs test_kernels.py and test_compose.py in
 a process that loads it. Any read or write outside an allocation, of tensors as well as of the kernel's
 own scratch, ends the run with a report. Takes some minutes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from toque.augment.kernels import cpu
+
 HERE = Path(__file__).parent
-SOURCE = HERE.parents[1] / "src/toque/augment/kernels/cpu.c"
+SOURCE = cpu.SOURCES / "kernel.c"
 FLAGS = ["-g", "-O1", "-std=gnu11", "-fopenmp-simd", "-fPIC", "-shared"]
-DIGEST = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-FLAGS.append(f'-DTOQUE_SOURCE_SHA256="{DIGEST}"')
+FLAGS.append(f'-DTOQUE_SOURCE_SHA256="{cpu.digest()}"')
 SANITIZERS = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",

@@ -3,6 +3,7 @@
 import ctypes
 import dataclasses
 import mmap
+import shutil
 
 import numpy as np
 import pytest
@@ -63,12 +64,13 @@ def images_of(channels, height, width, dtype, layout, seed, batch=3):
     out=st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.uint8]),
     layout=st.sampled_from(["contiguous", "channels_last", "turned"]),
     channels_last=st.booleans(),
+    color=st.sampled_from(["exact", "linear"]),
     level=st.sampled_from(IN_C or ("none",)),
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=400)
 def test_c_agrees_with_the_reference(
-    chain, channels, height, width, dtype, out, layout, channels_last, level, seed
+    chain, channels, height, width, dtype, out, layout, channels_last, color, level, seed
 ):
     """Within 1/255 everywhere and 0.05/255 on average, wherever the definition does not jump.
 
@@ -81,7 +83,7 @@ def test_c_agrees_with_the_reference(
         ]
     images = images_of(channels, height, width, dtype, layout, seed)
     key = Key(seed, 0, range(3))
-    options = {"dtype": out, "channels_last": channels_last}
+    options = {"dtype": out, "channels_last": channels_last, "color": color}
     expected = augment.Compose(chain, kernel="reference", **options)(images, key=key)
     got = augment.Compose(chain, kernel=level, **options)(images, key=key)
     assert got.shape == expected.shape and got.stride() == expected.stride()
@@ -189,7 +191,7 @@ def test_guard_pages(level, at_end, channels_last, dtype, channels):
             shape = (batch, *size, channels) if channels_last else (batch, channels, *size)
             target = Guarded(shape, torch.float32, at_end)
             out = target.tensor.permute(0, 3, 1, 2) if channels_last else target.tensor
-            pipeline = augment.Compose(chain, kernel=level)
+            pipeline = augment.Compose(chain, kernel=level, color=("exact", "linear")[seed % 2])
             key = Key(seed, 0, range(batch))
             pipeline(images, key=key, out=out)
             if height * width > 1:
@@ -199,7 +201,7 @@ def test_guard_pages(level, at_end, channels_last, dtype, channels):
 
 @needs_the_kernel
 @pytest.mark.parametrize("level", IN_C)
-@pytest.mark.parametrize("kind", ["shift", "resize", "warp"])
+@pytest.mark.parametrize(("kind", "linear"), [("shift", False), ("resize", True), ("warp", True)])
 @given(
     numbers=st.lists(
         st.floats(-1e12, 1e12) | st.sampled_from([float("nan"), float("inf"), -float("inf"), 0.0]),
@@ -208,7 +210,7 @@ def test_guard_pages(level, at_end, channels_last, dtype, channels):
     )
 )
 @settings(max_examples=60)
-def test_no_matrix_makes_it_leave_its_arrays(level, kind, numbers):
+def test_no_matrix_makes_it_leave_its_arrays(level, kind, linear, numbers):
     """Matrices and rectangles of nonsense, behind guard pages: any pixels, but no crash."""
     matrix = np.array(numbers[:9]).reshape(1, 3, 3)
     rows = np.array(numbers[9:17]).reshape(2, 1, 4)
@@ -226,7 +228,7 @@ def test_no_matrix_makes_it_leave_its_arrays(level, kind, numbers):
         canvas,
         np.array([[2, 4]], dtype=np.int32), np.array([[0.5, 0.3]], dtype=np.float32),
         np.ones(3, dtype=np.float32), np.zeros(3, dtype=np.float32),
-        boxes.reshape(1, 1, 4), np.zeros((1, 3), dtype=np.float32),
+        boxes.reshape(1, 1, 4), np.zeros((1, 3), dtype=np.float32), linear=linear,
     )  # fmt: skip
     with np.errstate(all="ignore"):
         kernels.run(source.tensor.permute(0, 3, 1, 2), resolved, target.tensor, level)
@@ -264,9 +266,11 @@ def test_a_library_of_other_sources_is_left_out_and_says_so(
 ):
     if not fresh_library.levels():
         pytest.skip("the C kernel is not built here")
-    changed = tmp_path / "cpu.c"
-    changed.write_bytes(fresh_library.SOURCE.read_bytes() + b"/* a later version */")
-    monkeypatch.setattr(fresh_library, "SOURCE", changed)
+    changed = tmp_path / "c"
+    shutil.copytree(fresh_library.SOURCES, changed)
+    with (changed / "color.h").open("a") as header:
+        header.write("/* a later version */")
+    monkeypatch.setattr(fresh_library, "SOURCES", changed)
     fresh_library._library.cache_clear()
     fresh_library.levels.cache_clear()
     assert fresh_library.levels() == ()

@@ -12,6 +12,7 @@ import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -36,6 +37,20 @@ class Operation(enum.IntEnum):
     INVERT = 6
     POSTERIZE = 7
     SOLARIZE = 8
+
+
+Color = Literal["exact", "linear"]
+"""exact: each operation as torchvision does it; linear: one 3 x 4 matrix for each image."""
+
+
+def color(where: str, given: str) -> Color:
+    """A checked Color."""
+    for name in get_args(Color):
+        if given == name:
+            return cast(Color, name)
+    raise checks.invalid(
+        where, "color", "exact or linear", given, checks.nearest(str(given), get_args(Color))
+    )
 
 
 _FIELDS = ("brightness", "contrast", "saturation", "hue")
@@ -185,6 +200,7 @@ class RandomPosterize(Pointwise):
 
     bits: int
     p: float = 0.5
+    has_matrix: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         probability("RandomPosterize", self.p)
@@ -214,6 +230,7 @@ class RandomSolarize(Pointwise):
 
     threshold: float
     p: float = 0.5
+    has_matrix: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         probability("RandomSolarize", self.p)

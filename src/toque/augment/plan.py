@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from toque import checks
 from toque.augment.canvas import Kind, Padding, kind_of
-from toque.augment.color import Normalize, ToDtype
+from toque.augment.color import Color, Normalize, ToDtype
 from toque.augment.transform import Erasing, Filter, Geometric, Pointwise
 
 Transform = Geometric | Pointwise | Filter | Erasing | Normalize | ToDtype
@@ -31,6 +31,12 @@ class Pass:
         default_factory=list
     )  # and Normalizes before it
     filter: tuple[int, Filter] | None = None
+    color: Color = "exact"
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether its colours are done by one matrix: asked for, and each transform has one."""
+        return self.color == "linear" and all(t.has_matrix for _, t in self.pointwise)
 
     def kind(self) -> Kind:
         """The most general reading any of the transforms needs."""
@@ -94,12 +100,14 @@ class Pass:
             "shift": "whole pixels", "resize": "one anti-aliased resample", "warp": "one warp"
         }[self.kind()]  # fmt: skip
         names = [", ".join(kind.__name__ for kind in stage) for stage in stages]
+        if names[1] and self.is_linear:
+            names[1] += " (one matrix)"
         if names[0]:
             names[0] += f" ({reading})"
         return " → ".join(name for name in names if name) or "copy"
 
 
-def plan(transforms: Sequence[Transform]) -> list[Pass]:
+def plan(transforms: Sequence[Transform], color: Color = "exact") -> list[Pass]:
     """The fewest passes that do the transforms in their order; at least one."""
     passes: list[Pass] = []
     for number, transform in enumerate(transforms):
@@ -109,7 +117,7 @@ def plan(transforms: Sequence[Transform]) -> list[Pass]:
                 type(transform).__name__, "Wrap a function of tensors in augment.Lambda.",
             )  # fmt: skip
         if not passes or not passes[-1].takes(transform):
-            passes.append(Pass())
+            passes.append(Pass(color=color))
         passes[-1].add(number, transform)
     if not passes or passes[-1].filter is not None:
         passes.append(Pass())  # casts to the dtype and layout of the result

@@ -151,4 +151,5 @@ def resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> 
         np.concatenate(rectangles, axis=1),
         np.array(fills, dtype=np.float32).reshape(len(fills), channels),
         tuple(noisy),
+        one.is_linear and bool(one.pointwise),
     )

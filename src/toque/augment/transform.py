@@ -62,6 +62,8 @@ class Geometric(ABC):
 class Pointwise(ABC):
     """Changes each pixel by its own colour, and at most the image's mean gray."""
 
+    has_matrix: ClassVar[bool] = True
+
     @property
     def num_numbers(self) -> int:
         """How many numbers a draw takes for each image."""

@@ -21,7 +21,7 @@ from toque.augment.kernels import reference
 from toque.augment.kernels.resolved import Resolved
 
 LIBRARY = Path(__file__).with_name("_cpu.so")
-SOURCE = Path(__file__).with_name("cpu.c")
+SOURCES = Path(__file__).with_name("c")
 
 _LEVELS = ("portable", "avx2", "avx512")
 _KINDS = ("shift", "resize", "warp")
@@ -31,7 +31,7 @@ _TYPES = (torch.float32, torch.uint8, torch.bfloat16, torch.float16)
 
 _NUMBERS = (
     "channels", "source_type", "kind", "resample", "padding_mode", "num_operations",
-    "num_rectangles", "height", "width", "out_type", "streams",
+    "linear", "num_rectangles", "height", "width", "out_type", "streams",
 )  # fmt: skip
 _ARRAYS = (
     "image", "source_size", "source_stride", "matrix", "visible", "readable", "reduction",
@@ -40,7 +40,7 @@ _ARRAYS = (
 
 
 class _Pass(ctypes.Structure):
-    """The struct Pass of cpu.c, field for field."""
+    """The struct Pass of c/pass.h, field for field."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in _NUMBERS),
@@ -68,12 +68,12 @@ def _library() -> ctypes.CDLL | None:
     library.toque_run.argtypes = [
         ctypes.POINTER(_Pass), ctypes.c_int64, ctypes.c_int64, ctypes.c_int
     ]  # fmt: skip
-    assert library.toque_pass_size() == ctypes.sizeof(_Pass), "cpu.c and _Pass disagree"
+    assert library.toque_pass_size() == ctypes.sizeof(_Pass), "c/pass.h and _Pass disagree"
     return library
 
 
 def _is_of_this_tree(library: ctypes.CDLL) -> bool:
-    """Whether the library was built from the cpu.c beside it.
+    """Whether the library was built from the sources beside it.
 
     A library left over from before an update would be called by another contract: it has been seen
     to write wrong pixels without a sound, and to crash.
@@ -83,8 +83,13 @@ def _is_of_this_tree(library: ctypes.CDLL) -> bool:
     except AttributeError:
         return False
     built_from.restype = ctypes.c_char_p
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()
-    return bool(built_from() == digest.encode())
+    return bool(built_from() == digest().encode())
+
+
+def digest() -> str:
+    """The SHA-256 of all C sources, as setup.py takes it."""
+    files = sorted(SOURCES.glob("*.[ch]"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @functools.cache
@@ -144,6 +149,7 @@ def run(
         resample=_RESAMPLES.index(canvas.resample),
         padding_mode=_MODES.index(canvas.padding.mode if canvas.padding else "constant"),
         num_operations=resolved.codes.shape[1],
+        linear=resolved.linear,
         num_rectangles=resolved.rectangles.shape[1],
         height=height,
         width=width,

@@ -10,14 +10,15 @@ K taps of the resampling filter.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from toque.augment.canvas import Canvas, Interpolation, Padding
-from toque.augment.color import GRAY, Operation
+from toque.augment.kernels.colors import moved, recolor
+from toque.augment.kernels.linear import GRID, mix, mixing
 from toque.augment.kernels.resolved import Resolved
 
 _Doubles = npt.NDArray[np.float64]
@@ -29,7 +30,10 @@ def run(images: torch.Tensor, resolved: Resolved, out: torch.Tensor) -> None:
     if out.numel() == 0:
         return
     pixels = read(images, resolved.canvas)
-    pixels = recolor(pixels, resolved.codes, resolved.factors)
+    if resolved.linear:
+        pixels = mix(pixels, mixing(sample_grid(images, resolved.canvas), resolved))
+    else:
+        pixels = recolor(pixels, resolved.codes, resolved.factors)
     scale, shift = (
         torch.from_numpy(values).to(out.device)[:, None, None]
         for values in (resolved.scale, resolved.shift)
@@ -69,10 +73,6 @@ def _centres(canvas: Canvas, axis: int, size: int) -> _Doubles:
     return matrix[:, axis, axis, None] * steps + matrix[:, axis, 2, None]
 
 
-def _moved(array: npt.NDArray[Any], images: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(array).to(images.device, non_blocking=True)
-
-
 def _fill(padding: Padding | None, images: torch.Tensor) -> torch.Tensor:
     """The constant that stands outside, in the images' dtype and range: [C or 1, 1, 1]."""
     values = torch.tensor(padding.fill if padding else (0.0,), dtype=torch.float64)
@@ -87,12 +87,12 @@ def _shift(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     batch, channels, source_h, source_w = images.shape
     rows, rows_in = _indices(np.floor(_centres(canvas, 1, height)), canvas, 1, source_h)
     columns, columns_in = _indices(np.floor(_centres(canvas, 0, width)), canvas, 0, source_w)
-    index = _moved(rows[:, :, None] * source_w + columns[:, None, :], images)
+    index = moved(rows[:, :, None] * source_w + columns[:, None, :], images)
     index = index.view(batch, 1, height * width).expand(-1, channels, -1)
     pixels = images.reshape(batch, channels, -1).gather(2, index)
     pixels = pixels.view(batch, channels, height, width)
     if not (rows_in.all() and columns_in.all()):
-        inside = _moved(rows_in[:, None, :, None] & columns_in[:, None, None, :], images)
+        inside = moved(rows_in[:, None, :, None] & columns_in[:, None, None, :], images)
         pixels = torch.where(inside, pixels, _fill(canvas.padding, images))
     return pixels
 
@@ -146,22 +146,22 @@ def _resize(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     rows, row_weights = taps(canvas, 1, height, source_h)
     tall: torch.Tensor | None = None
     for tap in range(rows.shape[2]):
-        index = (first + _moved(rows[:, None, :, tap], images)).flatten()
+        index = (first + moved(rows[:, None, :, tap], images)).flatten()
         part = flat.index_select(0, index).view(batch, channels, height, source_w)
-        part *= _moved(row_weights[:, None, :, tap, None], images)
+        part *= moved(row_weights[:, None, :, tap, None], images)
         tall = part if tall is None else tall.add_(part)
     columns, column_weights = taps(canvas, 0, width, source_w)
     pixels: torch.Tensor | None = None
     for tap in range(columns.shape[2]):
-        index = _moved(columns[:, None, None, :, tap], images).expand(-1, channels, height, -1)
+        index = moved(columns[:, None, None, :, tap], images).expand(-1, channels, height, -1)
         part = cast(torch.Tensor, tall).gather(3, index)
-        part *= _moved(column_weights[:, None, None, :, tap], images)
+        part *= moved(column_weights[:, None, None, :, tap], images)
         pixels = part if pixels is None else pixels.add_(part)
     pixels = cast(torch.Tensor, pixels)
     rows_in: npt.NDArray[np.bool_] = np.any(row_weights, axis=2)
     columns_in: npt.NDArray[np.bool_] = np.any(column_weights, axis=2)
     if not (rows_in.all() and columns_in.all()):
-        inside = _moved(rows_in[:, None, :, None] & columns_in[:, None, None, :], images)
+        inside = moved(rows_in[:, None, :, None] & columns_in[:, None, None, :], images)
         pixels = torch.where(inside, pixels, _fill(canvas.padding, images))
     return pixels
 
@@ -271,7 +271,7 @@ def _sample(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     """Through the matrix, nearest or bilinear; each tap that is not visible gives the fill."""
     height, width = _size(canvas)
     batch, channels, source_h, source_w = images.shape
-    matrix = _moved(canvas.matrix.astype(np.float32), images)[:, :, :, None, None]
+    matrix = moved(canvas.matrix.astype(np.float32), images)[:, :, :, None, None]
     across = torch.arange(width, device=images.device, dtype=torch.float32)[None, None, :] + 0.5
     down = torch.arange(height, device=images.device, dtype=torch.float32)[None, :, None] + 0.5
     x, y, w = (
@@ -282,7 +282,7 @@ def _sample(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     shown = np.concatenate(
         [np.ceil(canvas.visible[:, :2] - 0.5), np.ceil(canvas.visible[:, 2:] - 0.5)], axis=1
     )
-    top, left, bottom, right = _moved(shown.astype(np.int64), images)[:, :, None, None].unbind(1)
+    top, left, bottom, right = moved(shown.astype(np.int64), images)[:, :, None, None].unbind(1)
     fill = _fill(canvas.padding, torch.empty(0, device=images.device))
     flat = images.reshape(batch, channels, -1)
     if canvas.resample == "nearest":
@@ -311,75 +311,22 @@ def _sample(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
     return cast(torch.Tensor, result)
 
 
-def gray(pixels: torch.Tensor) -> torch.Tensor:
-    """The gray of RGB pixels, or the one channel: [B, C, h, w] -> [B, 1, h, w]."""
-    if pixels.shape[1] != 3:
-        return pixels[:, :1]
-    red, green, blue = pixels.unbind(1)
-    return (red * GRAY[0] + green * GRAY[1] + blue * GRAY[2]).unsqueeze(1)
-
-
-def recolor(
-    pixels: torch.Tensor, codes: npt.NDArray[np.int32], factors: npt.NDArray[np.float32]
-) -> torch.Tensor:
-    """The colour chain: each image its own operations in its own order; may change its input."""
-    for step in range(codes.shape[1]):
-        for code in np.unique(codes[:, step]):
-            if code == Operation.NONE:
-                continue
-            which = np.flatnonzero(codes[:, step] == code)
-            factor = _moved(factors[which, step], pixels)[:, None, None, None]
-            if len(which) == len(codes):
-                pixels = _operate(pixels, Operation(code), factor)
-            else:
-                chosen = _moved(which, pixels)
-                changed = _operate(pixels.index_select(0, chosen), Operation(code), factor)
-                pixels.index_copy_(0, chosen, changed)
-    return pixels
-
-
-def _operate(pixels: torch.Tensor, operation: Operation, factor: torch.Tensor) -> torch.Tensor:
-    if operation == Operation.BRIGHTNESS:
-        return (pixels * factor).clamp_(0, 1)
-    if operation == Operation.CONTRAST:
-        mean = gray(pixels).double().mean((1, 2, 3), keepdim=True).float()
-        return (pixels * factor + mean * (1 - factor)).clamp_(0, 1)
-    if operation == Operation.SATURATION:
-        if pixels.shape[1] != 3:
-            return pixels
-        return (pixels * factor + gray(pixels) * (1 - factor)).clamp_(0, 1)
-    if operation == Operation.HUE:
-        return _turn_hue(pixels, factor) if pixels.shape[1] == 3 else pixels
-    if operation == Operation.GRAYSCALE:
-        return gray(pixels).expand_as(pixels).contiguous()
-    if operation == Operation.INVERT:
-        return 1 - pixels
-    if operation == Operation.POSTERIZE:
-        # The small step up keeps a uint8 value from falling below its own level by rounding.
-        return ((pixels * factor + 1e-5).floor().minimum(factor - 1) / factor).clamp_(min=0)
-    return torch.where(pixels >= factor, 1 - pixels, pixels)  # SOLARIZE
-
-
-def _turn_hue(pixels: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """The hue of HSV turned; value and saturation stay. Turns [B, 1, 1, 1], 1 is once around.
-
-    In units of a sixth turn, channel n is value - chroma * clip(min(k, 4 - k), 0, 1) with
-    k = (n + hue) mod 6 and n = 5, 3, 1 for red, green, blue.
-    """
-    red, green, blue = pixels.unbind(1)
-    value, chroma = pixels.amax(1), pixels.amax(1) - pixels.amin(1)
-    safe = torch.where(chroma > 0, chroma, 1.0)
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe,
-        torch.where(value == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
-    )
-    hue = hue + 6 * turns[:, :, :, 0]
-    channels = []
-    for n in (5, 3, 1):
-        k = torch.remainder(hue + n, 6)
-        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1))
-    return torch.stack(channels, 1)
+def sample_grid(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
+    """The source pixels under a grid over the result: float32 [B, C, GRID * GRID] in 0 .. 1."""
+    height, width = _size(canvas)
+    batch, channels, source_h, source_w = images.shape
+    steps = (np.arange(GRID) + 0.5) / GRID
+    down, across = np.meshgrid(steps * height, steps * width, indexing="ij")
+    at = np.stack([across.ravel(), down.ravel(), np.ones(GRID * GRID)])
+    found = canvas.matrix @ at
+    depth = np.where(found[:, 2:] == 0, 1.0, found[:, 2:])
+    where = np.nan_to_num(np.floor(found[:, :2] / depth + 1e-6))
+    seen = canvas.visible
+    low = np.clip(np.floor(seen[:, 1::-1]), 0, [source_w - 1, source_h - 1])
+    high = np.clip(np.ceil(seen[:, :1:-1]), low + 1, [source_w, source_h])
+    u, v = np.clip(where, low[:, :, None], high[:, :, None] - 1).astype(np.int64).swapaxes(0, 1)
+    index = moved(v * source_w + u, images)[:, None].expand(-1, channels, -1)
+    return in_unit_range(images.reshape(batch, channels, -1).gather(2, index))
 
 
 def erase(pixels: torch.Tensor, resolved: Resolved) -> None:
@@ -388,8 +335,8 @@ def erase(pixels: torch.Tensor, resolved: Resolved) -> None:
     rows = torch.arange(height, device=pixels.device)[:, None]
     columns = torch.arange(width, device=pixels.device)[None, :]
     for number in range(resolved.rectangles.shape[1]):
-        box = _moved(resolved.rectangles[:, number], pixels)[:, :, None, None]
+        box = moved(resolved.rectangles[:, number], pixels)[:, :, None, None]
         top, left, tall, wide = box.unbind(1)
         covered = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
-        fill = _moved(resolved.fills[number], pixels)[:, None, None]
+        fill = moved(resolved.fills[number], pixels)[:, None, None]
         pixels.copy_(torch.where(covered[:, None], fill, pixels))

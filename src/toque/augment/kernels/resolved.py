@@ -20,6 +20,7 @@ class Resolved:
 
     Args:    canvas: where the pixels come from
              codes, factors: the colour chain of each image, int32 and float32 [B, N]
+             linear: whether the chain is done by one matrix for each image, or exactly
              scale, shift: of each channel, float32 [C]
              rectangles: top, left, height, width in the result, int64 [B, E, 4]
              fills: what is written into each rectangle, after scale and shift: float32 [E, C]
@@ -35,6 +36,7 @@ class Resolved:
     rectangles: npt.NDArray[np.int64]
     fills: npt.NDArray[np.float32]
     noisy: tuple[tuple[int, torch.Tensor], ...] = ()
+    linear: bool = False
 
     def __getitem__(self, images: slice) -> Resolved:
         """The same pass for some of the images."""

@@ -1,0 +1,157 @@
+/* What is written by hand for each instruction set: gathers of 4-byte words, and a store. */
+#pragma once
+
+#include "pass.h"
+
+/* ---- The gather: into[i] = the 4 bytes at base + offset[i]. ----
+ *
+ * Offsets of a resize ascend or descend, and neighbours are close: up to 16 of them lie in one vector,
+ * which is loaded once and shuffled. That is several times faster than the machine's own gather, which
+ * serves where they lie too far apart or a whole vector would end beyond `limit`. */
+
+typedef void (*Gather)(const uint8_t *base, const int32_t *offset, uint32_t *into, int64_t num,
+                       const uint8_t *limit);
+
+static void gather_portable(const uint8_t *base, const int32_t *offset, uint32_t *into, int64_t num,
+                            const uint8_t *limit) {
+    (void)limit;
+    for (int64_t i = 0; i < num; i++) memcpy(into + i, base + offset[i], 4);
+}
+
+#ifdef X86
+__attribute__((target("avx2"))) static void gather_avx2(const uint8_t *base, const int32_t *offset,
+                                                        uint32_t *into, int64_t num,
+                                                        const uint8_t *limit) {
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12, 0, 0, 0,
+                                            0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+    const __m256i bytes = _mm256_set1_epi32(0x03020100);
+    int64_t i = 0;
+    for (; i + 8 <= num; i += 8) {
+        __m256i at = _mm256_loadu_si256((const __m256i *)(offset + i)), pixels;
+        int32_t low = offset[i] < offset[i + 3] ? offset[i] : offset[i + 3];
+        int32_t high = offset[i + 4] < offset[i + 7] ? offset[i + 4] : offset[i + 7];
+        __m256i start = _mm256_set_m128i(_mm_set1_epi32(high), _mm_set1_epi32(low));
+        __m256i from_start = _mm256_sub_epi32(at, start);
+        int far = _mm256_movemask_epi8(_mm256_cmpgt_epi32(from_start, _mm256_set1_epi32(12))) |
+                  _mm256_movemask_epi8(_mm256_cmpgt_epi32(_mm256_setzero_si256(), from_start));
+        if (!far && base + low + 16 <= limit && base + high + 16 <= limit) {
+            __m256i loaded =
+                _mm256_set_m128i(_mm_loadu_si128((const __m128i *)(base + high)),
+                                 _mm_loadu_si128((const __m128i *)(base + low)));
+            __m256i order = _mm256_add_epi8(_mm256_shuffle_epi8(from_start, spread), bytes);
+            pixels = _mm256_shuffle_epi8(loaded, order);
+        } else {
+            pixels = _mm256_i32gather_epi32((const int *)base, at, 1);
+        }
+        _mm256_storeu_si256((__m256i *)(into + i), pixels);
+    }
+    gather_portable(base, offset + i, into + i, num - i, limit);
+}
+
+#define AVX512 "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx2,fma,bmi,bmi2"
+__attribute__((target(AVX512))) static void gather_avx512(const uint8_t *base, const int32_t *offset,
+                                                          uint32_t *into, int64_t num,
+                                                          const uint8_t *limit) {
+    const __m512i spread = _mm512_broadcast_i32x4(
+        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    const __m512i bytes = _mm512_set1_epi32(0x03020100);
+    int64_t i = 0;
+    for (; i + 16 <= num; i += 16) {
+        __m512i at = _mm512_loadu_si512(offset + i), pixels;
+        int32_t low = offset[i] < offset[i + 15] ? offset[i] : offset[i + 15];
+        __m512i from_start = _mm512_sub_epi32(at, _mm512_set1_epi32(low));
+        if (!_mm512_cmpgt_epu32_mask(from_start, _mm512_set1_epi32(60)) &&
+            base + low + 64 <= limit) {
+            __m512i order = _mm512_add_epi8(_mm512_shuffle_epi8(from_start, spread), bytes);
+            pixels = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(base + low));
+        } else {
+            pixels = _mm512_i32gather_epi32(at, base, 1);
+        }
+        _mm512_storeu_si512(into + i, pixels);
+    }
+    gather_portable(base, offset + i, into + i, num - i, limit);
+}
+#endif
+
+/* Two neighbouring pixels at once: first[i] and second[i] are the 4 bytes at base + offset[i] and at
+ * base + offset[i] + pixel, for pixels of 3 or 4 bytes. Reads 8 bytes. */
+
+typedef void (*GatherPairs)(const uint8_t *base, const int32_t *offset, int64_t pixel,
+                            uint32_t *first, uint32_t *second, int64_t num);
+
+static void gather_pairs_portable(const uint8_t *base, const int32_t *offset, int64_t pixel,
+                                  uint32_t *first, uint32_t *second, int64_t num) {
+    for (int64_t i = 0; i < num; i++) {
+        memcpy(first + i, base + offset[i], 4);
+        memcpy(second + i, base + offset[i] + pixel, 4);
+    }
+}
+
+#ifdef X86
+__attribute__((target("avx2"))) static void gather_pairs_avx2(const uint8_t *base,
+                                                              const int32_t *offset, int64_t pixel,
+                                                              uint32_t *first, uint32_t *second,
+                                                              int64_t num) {
+    const __m256i lower = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    const __m128i bits = _mm_cvtsi32_si128((int)pixel * 8);
+    int64_t i = 0;
+    for (; i + 4 <= num; i += 4) {
+        __m128i at = _mm_loadu_si128((const __m128i *)(offset + i));
+        __m256i pair = _mm256_i32gather_epi64((const long long *)base, at, 1);
+        __m256i next = _mm256_srl_epi64(pair, bits);
+        pair = _mm256_permutevar8x32_epi32(pair, lower);
+        next = _mm256_permutevar8x32_epi32(next, lower);
+        _mm_storeu_si128((__m128i *)(first + i), _mm256_castsi256_si128(pair));
+        _mm_storeu_si128((__m128i *)(second + i), _mm256_castsi256_si128(next));
+    }
+    gather_pairs_portable(base, offset + i, pixel, first + i, second + i, num - i);
+}
+
+__attribute__((target(AVX512))) static void gather_pairs_avx512(const uint8_t *base,
+                                                                const int32_t *offset,
+                                                                int64_t pixel, uint32_t *first,
+                                                                uint32_t *second, int64_t num) {
+    const __m128i bits = _mm_cvtsi32_si128((int)pixel * 8);
+    int64_t i = 0;
+    for (; i + 8 <= num; i += 8) {
+        __m256i at = _mm256_loadu_si256((const __m256i *)(offset + i));
+        __m512i pair = _mm512_i32gather_epi64(at, base, 1);
+        __m512i next = _mm512_srl_epi64(pair, bits);
+        _mm256_storeu_si256((__m256i *)(first + i), _mm512_cvtepi64_epi32(pair));
+        _mm256_storeu_si256((__m256i *)(second + i), _mm512_cvtepi64_epi32(next));
+    }
+    gather_pairs_portable(base, offset + i, pixel, first + i, second + i, num - i);
+}
+#endif
+
+/* ---- The store: num floats to an address that is a multiple of 64, past the caches. ----
+ *
+ * A batch of results is larger than the caches, and an ordinary store would first read what it is about
+ * to overwrite. */
+
+typedef void (*Store)(float *to, const float *from, int64_t num);
+
+static void store_portable(float *to, const float *from, int64_t num) {
+    memcpy(to, from, (size_t)num * 4);
+}
+
+#ifdef X86
+__attribute__((target("avx2"))) static void store_avx2(float *to, const float *from, int64_t num) {
+    int64_t i = 0;
+    for (; i + 8 <= num; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
+    memcpy(to + i, from + i, (size_t)(num - i) * 4);
+}
+
+__attribute__((target(AVX512))) static void store_avx512(float *to, const float *from, int64_t num) {
+    int64_t i = 0;
+    for (; i + 16 <= num; i += 16) _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
+    memcpy(to + i, from + i, (size_t)(num - i) * 4);
+}
+#endif
+
+/* What is written by hand for an instruction set. */
+typedef struct {
+    Gather gather;
+    GatherPairs gather_pairs;
+    Store store;
+} Machine;

@@ -1,0 +1,32 @@
+/* What reads a row of the result, planar, before any colour: the state of shift.h, resize.h, warp.h. */
+#pragma once
+
+#include "source.h"
+#include "taps.h"
+
+typedef struct {
+    const Pass *pass;
+    Source source;
+    Machine machine;
+    int64_t width, height, stride; /* of the result, and of a row of one channel */
+    /* resize */
+    Taps down, across;
+    int is_packed;  /* three channels of bytes, gathered as whole pixels */
+    int is_direct;  /* ... where they lie */
+    Pixels pixels;
+    float *ring;     /* rows of the source, resampled across */
+    int64_t ring_rows, next;
+    uint32_t *gathered;
+    float *loaded;
+    /* shift */
+    int64_t x_low, x_high; /* columns that show the image */
+    int32_t *column;       /* the offset of the pixel each column shows */
+    /* warp */
+    float matrix[9];
+    int32_t shown[4];
+} Reader;
+
+INLINE void fill_columns(const Pass *pass, float *row, int64_t stride, int64_t from, int64_t to) {
+    for (int64_t c = 0; c < pass->channels; c++)
+        for (int64_t x = from; x < to; x++) row[c * stride + x] = pass->padding[c];
+}

@@ -1,0 +1,83 @@
+/* Reading whole pixels: crops, flips and borders. */
+#pragma once
+
+#include "reader.h"
+
+INLINE int64_t bring_inside(int64_t index, int64_t low, int64_t high, int64_t mode) {
+    int64_t length = high - low, turn;
+    if (index >= low && index < high) return index;
+    if (mode == CONSTANT || length < 1) return -1;
+    if (mode == EDGE) return index < low ? low : high - 1;
+    int64_t period = mode == SYMMETRIC ? 2 * length : 2 * length - 2;
+    if (period < 1) return low;
+    turn = (index - low) % period;
+    turn += turn < 0 ? period : 0;
+    int64_t back = mode == SYMMETRIC ? period - 1 - turn : period - turn;
+    return low + (turn < length ? turn : back);
+}
+
+/* The source column or row of result i; matrix entries are whole numbers here. */
+INLINE int64_t shifted(double step, double start, int64_t i) {
+    return (int64_t)floor(step * ((double)i + 0.5) + start);
+}
+
+INLINE int begin_shift(Reader *reader, Scratch *scratch, const double *matrix,
+                       const double *visible) {
+    const Source *source = &reader->source;
+    int64_t low = (int64_t)rint(visible[1]), high = (int64_t)rint(visible[3]);
+    reader->is_packed = reader->is_direct = direct_pixels(source, &reader->pixels);
+    reader->gathered = room(scratch, PACKED, (size_t)(reader->stride * 4));
+    reader->column = room(scratch, TAPS_X, (size_t)(reader->stride * 4));
+    reader->loaded = room(scratch, LOADED, (size_t)(padded(source->width) * 4 * source->channels));
+    if (!reader->gathered || !reader->column || !reader->loaded) return 0;
+    reader->x_low = reader->width;
+    reader->x_high = 0;
+    for (int64_t x = 0; x < reader->stride; x++) {
+        int64_t u = bring_inside(shifted(matrix[0], matrix[2], x), low, high,
+                                 reader->pass->padding_mode);
+        int is_inside = u >= 0 && u < source->width && x < reader->width;
+        if (is_inside && reader->x_low == reader->width) reader->x_low = x;
+        if (is_inside) reader->x_high = x + 1;
+        u = u < 0 ? 0 : u < source->width ? u : source->width - 1;
+        reader->column[x] = (int32_t)u * (reader->is_direct ? 3 : 4);
+    }
+    return 1;
+}
+
+INLINE void shift_row(Reader *reader, const double *matrix, const double *visible, int64_t y,
+                      float *restrict into) {
+    const Pass *pass = reader->pass;
+    const Source *source = &reader->source;
+    int64_t stride = reader->stride, low = reader->x_low, high = reader->x_high;
+    int64_t v = bring_inside(shifted(matrix[4], matrix[5], y), (int64_t)rint(visible[0]),
+                             (int64_t)rint(visible[2]), pass->padding_mode);
+    if (v < 0 || v >= source->height || high <= low) {
+        fill_columns(pass, into, stride, 0, reader->width);
+        return;
+    }
+    if (reader->is_direct) {
+        const uint8_t *base = reader->pixels.base + v * reader->pixels.row;
+        if (v == source->height - 1)
+            gather_near_the_end(&reader->pixels, base, reader->column, reader->gathered, stride);
+        else
+            reader->machine.gather(base, reader->column, reader->gathered, stride,
+                                   reader->pixels.limit);
+        const uint32_t *restrict pixel = reader->gathered;
+        float *restrict red = into, *restrict green = into + stride, *restrict blue = green + stride;
+#pragma omp simd
+        for (int64_t x = 0; x < stride; x++) {
+            red[x] = (float)(int32_t)(pixel[x] & 255) * (1.0f / 255);
+            green[x] = (float)(int32_t)(pixel[x] >> 8 & 255) * (1.0f / 255);
+            blue[x] = (float)(int32_t)(pixel[x] >> 16 & 255) * (1.0f / 255);
+        }
+    } else {
+        int64_t wide = padded(source->width);
+        load_row(source, v, 0, source->width, reader->loaded, wide);
+        for (int64_t c = 0; c < source->channels; c++)
+            reader->machine.gather((const uint8_t *)(reader->loaded + c * wide), reader->column,
+                                   (uint32_t *)(into + c * stride), stride,
+                                   (const uint8_t *)(reader->loaded + (c + 1) * wide));
+    }
+    if (low > 0) fill_columns(pass, into, stride, 0, low);
+    if (high < reader->width) fill_columns(pass, into, stride, high, reader->width);
+}
