@@ -95,7 +95,8 @@ def lovasz(
     Raises: ValueError: shapes disagree, a class number out of range
     Source: Berman 2018, arXiv:1705.08790, eq. 8 and algorithm 1
     """
-    p, yes, valid = _probabilities("lovasz", logits, targets, ignore_index)
+    p, numbers, valid = _probabilities("lovasz", logits, targets, ignore_index)
+    yes = _one_hot(p, numbers)
     classes = p.shape[1]
     p, yes = (t.movedim(1, 0).reshape(classes, -1) for t in (p, yes))
     counts = valid.reshape(1, -1).to(p.dtype)
@@ -115,7 +116,7 @@ def lovasz(
 def _probabilities(
     where: str, logits: Tensor, targets: Tensor, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities and one-hot targets [B, K, ...], and which positions count [B, ...]."""
+    """Probabilities [B, K, ...], safe class numbers, and which positions count [B, ...]."""
     labels.check_logits(where, logits)
     if labels.are_probabilities(targets):
         raise checks.invalid_type(
@@ -128,20 +129,43 @@ def _probabilities(
     scores = reductions.full_precision(logits)
     if poison is not None:
         scores = scores + poison[:, None]
-    if binary:
-        return scores.sigmoid(), (numbers[:, None] == 1).to(scores.dtype), valid
-    yes = torch.zeros_like(scores).scatter(1, numbers[:, None], 1.0)
-    return scores.softmax(1), yes, valid
+    return scores.sigmoid() if binary else scores.softmax(1), numbers, valid
+
+
+def _one_hot(p: Tensor, numbers: Tensor) -> Tensor:
+    """1 at the class of each position, in the shape of the probabilities; K = 1 asks for class 1."""
+    if p.shape[1] == 1:
+        return (numbers[:, None] == 1).to(p.dtype)
+    return torch.zeros_like(p).scatter(1, numbers[:, None], 1.0)
 
 
 def _overlaps(
     where: str, logits: Tensor, targets: Tensor, ignore_index: int, per_image: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Probabilities, and shared, found and true sizes of each class: [K], or [B, K] per image."""
-    p, yes, valid = _probabilities(where, logits, targets, ignore_index)
-    counts = valid[:, None].to(p.dtype)
-    p, yes = p * counts, yes * counts
-    axes = [axis for axis in range(p.dim()) if axis != 1 and not (per_image and axis == 0)]
-    if not axes:
-        return p, p * yes, p, yes
-    return p, (p * yes).sum(axes), p.sum(axes), yes.sum(axes)
+    p, numbers, valid = _probabilities(where, logits, targets, ignore_index)
+    counts = valid.to(p.dtype)
+    found = _sums(p * counts[:, None], per_image)
+    if p.shape[1] == 1 or p.device.type != "cpu":
+        # On a GPU sums by class number are added in any order: the bits would change.
+        yes = _one_hot(p, numbers) * counts[:, None]
+        return p, _sums(p * yes, per_image), found, _sums(yes, per_image)
+    # Without the one-hot tensor: half the memory and time.
+    at_label = p.gather(1, numbers[:, None]).squeeze(1) * counts
+    classes = p.shape[1]
+    shared, true = (_by_class(each, numbers, classes, per_image) for each in (at_label, counts))
+    return p, shared, found, true
+
+
+def _sums(values: Tensor, per_image: bool) -> Tensor:
+    """The sum of each class: [B, K, ...] -> [K], or [B, K] per image."""
+    each = values.flatten(2).sum(2) if values.dim() > 2 else values
+    return each if per_image else each.sum(0)
+
+
+def _by_class(values: Tensor, numbers: Tensor, classes: int, per_image: bool) -> Tensor:
+    """The sum of the values at each class number: [B, ...] -> [K], or [B, K] per image."""
+    if not per_image:
+        return values.new_zeros(classes).index_add(0, numbers.flatten(), values.flatten())
+    rows = values.new_zeros(len(values), classes)
+    return rows.scatter_add(1, numbers.flatten(1), values.flatten(1))

@@ -2,11 +2,13 @@
 
 Segmentation heads predict at a quarter or an eighth of the image and enlarge. Written as two steps,
 autograd keeps K numbers for each pixel of the large image, twice. Here a band of rows is enlarged,
-its loss and gradient are taken, and it is dropped; the gradient is kept at the small size.
+its loss and gradient are taken, and it is dropped; the gradient is kept at the small size. On a GPU
+two Triton kernels do the same without any band (upsampled_cuda.py).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -95,6 +97,29 @@ def _weights(small: int, large: int, like: Tensor) -> Tensor:
 
 
 def _forward(
+    needs: Needs, logits: Tensor, numbers: Tensor, valid: Tensor
+) -> tuple[Tensor, Residuals]:
+    if _on_triton(logits):
+        from toque.losses.upsampled_cuda import total_and_slopes
+
+        total, slope = total_and_slopes(logits, numbers, valid, slopes=needs[0])
+        return total, () if slope is None else (slope,)
+    return _by_bands(needs, logits, numbers, valid)
+
+
+def _on_triton(logits: Tensor) -> bool:
+    """Whether the kernels for a GPU can be used: float32, of sizes that grid and int32 hold."""
+    batch, classes = logits.shape[:2]
+    return (
+        logits.is_cuda
+        and logits.dtype == torch.float32
+        and logits[:1].numel() < 2**31
+        and batch * math.ceil(classes / 8) < 2**16
+        and importlib.util.find_spec("triton") is not None
+    )
+
+
+def _by_bands(
     needs: Needs, logits: Tensor, numbers: Tensor, valid: Tensor
 ) -> tuple[Tensor, Residuals]:
     batch, classes, small_height, small_width = logits.shape
