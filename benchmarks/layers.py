@@ -2,10 +2,13 @@
 
 For each: bytes saved for backward (counted by the allocator: live after forward), peak bytes of
 forward and backward, CPU time as a ratio to the plain composition (interleaved runs, one thread),
-and the error of the gradients against float64, beside the plain composition's own.
+and the error of the gradients against float64, beside the plain composition's own. The allocator is
+told to keep what was freed (as after some minutes of a training that fits the memory); with --untuned
+it is glibc's own, which gives blocks above 32 MB back and takes page faults for them each time: most
+of what a loss that makes no large blocks then wins.
 
     python benchmarks/layers.py                 # losses and layers, then whole nets in eager: minutes
-    python benchmarks/layers.py --only nets     # one part: losses, layers, nets, overhead
+    python benchmarks/layers.py --only nets     # one part: losses, layers, nets, overhead, gpu
     python benchmarks/layers.py --compile       # nets also compiled: many minutes
     python benchmarks/layers.py --record        # appends to RESULTS.md
 """
@@ -15,19 +18,29 @@ from __future__ import annotations
 import argparse
 import copy
 import gc
+import os
 import statistics
+import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import record
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
+TUNED = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1)}
+if (
+    __name__ == "__main__"
+    and "--untuned" not in sys.argv
+    and not TUNED.items() <= os.environ.items()
+):
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **TUNED})
 
-from toque import layers, losses, random
+import record  # noqa: E402
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+
+from toque import layers, losses, random  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -189,12 +202,19 @@ def loss_cases(repeats: int) -> list[Row]:
         hot = F.one_hot(t.clamp(min=0), 80).to(z.dtype) * (t >= 0)[:, None]
         return sigmoid_focal_loss(z, hot, reduction="mean")
 
-    rows += compare(
-        "focal, 20000x80",
-        {"torchvision": torchvisions, "toque": losses.sigmoid_focal},
-        (z, t),
-        repeats,
-    )
+    contenders = {"torchvision": torchvisions, "toque": losses.sigmoid_focal}
+    contenders |= kornias_focal()
+    rows += compare("focal, 20000x80", contenders, (z, t), repeats)
+
+    def plain_dice(z: Tensor, t: Tensor) -> Tensor:
+        p = z.softmax(1)
+        hot = F.one_hot(t, z.shape[1]).movedim(-1, 1).to(p.dtype)
+        shared, sizes = (p * hot).sum((0, 2, 3)), p.sum((0, 2, 3)) + hot.sum((0, 2, 3))
+        return (1 - (2 * shared + 1) / (sizes + 1)).mean()
+
+    contenders = {"one-hot": plain_dice, "toque": losses.dice} | kornias_dice()
+    inputs = (numbers(8, 21, 128, 128).requires_grad_(), torch.randint(21, (8, 128, 128)))
+    rows += compare("dice, 8x21x128x128", contenders, inputs, repeats)
 
     z, t = numbers(512, 1000).requires_grad_(), torch.randint(1000, (512,))
 
@@ -212,6 +232,29 @@ def loss_cases(repeats: int) -> list[Row]:
     return rows + compare(
         "MixUp CE, 512x1000", {"one-hot (timm)": soft, "toque": ours}, (z, t), 3 * repeats
     )
+
+
+def kornias_focal() -> dict[str, Step]:
+    """kornia's sigmoid focal loss, where kornia is installed; it asks for one-hot targets."""
+    try:
+        from kornia.losses import binary_focal_loss_with_logits
+    except ImportError:
+        return {}
+
+    def focal(z: Tensor, t: Tensor) -> Tensor:
+        hot = F.one_hot(t.clamp(min=0), 80).to(z.dtype) * (t >= 0)[:, None]
+        return binary_focal_loss_with_logits(z, hot, alpha=0.25, gamma=2.0, reduction="mean")
+
+    return {"kornia": focal}
+
+
+def kornias_dice() -> dict[str, Step]:
+    """kornia's Dice of each class, where kornia is installed."""
+    try:
+        from kornia.losses import dice_loss
+    except ImportError:
+        return {}
+    return {"kornia": lambda z, t: dice_loss(z, t, average="macro", eps=1.0)}
 
 
 def layer_cases(repeats: int) -> list[Row]:
@@ -346,6 +389,62 @@ def whole_nets(
     return rows
 
 
+def gpu_cases(repeats: int) -> list[str]:
+    """Upsample + cross-entropy on a GPU, 16x150 classes, 128 to 512 px: time, peak and the floor."""
+    if not torch.cuda.is_available():
+        raise SystemExit("layers.py: --only gpu needs a CUDA device; there is none.")
+
+    def plain(z: Tensor, t: Tensor) -> Tensor:
+        return F.cross_entropy(F.interpolate(z, size=t.shape[-2:], mode="bilinear"), t)
+
+    z = torch.randn(16, 150, 128, 128, device="cuda").requires_grad_()
+    t = torch.randint(150, (16, 512, 512), device="cuda")
+    bandwidth = copy_bandwidth()
+    floor_ms = 1000 * (3 * z.numel() * 4 + 2 * t.numel() * (8 + 4)) / bandwidth
+    contenders: dict[str, Step] = {
+        "eager": plain, "compile": torch.compile(plain), "toque": losses.upsample_cross_entropy,
+    }  # fmt: skip
+    found, base = [], 0.0
+    for name, step in contenders.items():
+        for _ in range(3):
+            torch.autograd.grad(step(z, t), z)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        times = []
+        for _ in range(repeats):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            torch.autograd.grad(step(z, t), z)
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        middle = statistics.median(times)
+        base = base or middle
+        peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+        found.append(
+            f"upsample + CE, 16x150, 128 to 512 px, {torch.cuda.get_device_name()}, {name}: "
+            f"{middle:.2f} ms ({min(times):.2f}-{max(times):.2f}, n = {repeats}), x{middle / base:.2f}, "
+            f"peak {peak:.0f} MB above the inputs; {floor_ms:.2f} ms at the bandwidth of a copy "
+            f"({bandwidth / 1e12:.2f} TB/s)"
+        )
+        print(found[-1], flush=True)
+    return found
+
+
+def copy_bandwidth() -> float:
+    """Bytes a second that a copy on the GPU reads and writes."""
+    a = torch.empty(2**28, device="cuda")
+    b = torch.empty_like(a)
+    b.copy_(a)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(10):
+        b.copy_(a)
+    end.record()
+    end.synchronize()
+    return 10 * 2 * a.numel() * 4 / (start.elapsed_time(end) / 1000)
+
+
 def overhead() -> str:
     """Microseconds of forward and backward of a layer that does nothing, made by the factory."""
 
@@ -384,14 +483,17 @@ def overhead() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", choices=["losses", "layers", "nets", "overhead"])
+    parser.add_argument("--only", choices=["losses", "layers", "nets", "overhead", "gpu"])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batch", type=int, default=8, help="images of the whole nets")
     parser.add_argument("--nets", nargs="+", default=NETS, help="timm names of the whole nets")
     parser.add_argument("--compile", action="store_true", help="whole nets compiled too")
+    parser.add_argument("--untuned", action="store_true", help="glibc's allocator as it comes")
     parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    # glibc raises its threshold to the largest block freed, 32 MB at most: as any training does.
+    torch.empty(30 * 2**18).fill_(0)
     warnings.simplefilter("ignore")
     random.seed_torch(0, "benchmark")
     parts = [options.only] if options.only else ["overhead", "losses", "layers", "nets"]
@@ -399,6 +501,8 @@ def main() -> None:
     for part in parts:
         if part == "overhead":
             found.append(overhead())
+        if part == "gpu":
+            found += gpu_cases(options.repeats)
         rows = {
             "losses": lambda: loss_cases(options.repeats),
             "layers": lambda: layer_cases(options.repeats),
@@ -406,6 +510,7 @@ def main() -> None:
                 options.nets, options.repeats, options.batch, options.compile
             ),
             "overhead": list,
+            "gpu": list,
         }[part]()
         found += [row.recorded() for row in rows]
     if options.record:

@@ -70,16 +70,18 @@ def plain_upsampled(z, t, ignore_index=-100, reduction="mean"):
     return F.cross_entropy(large, t, ignore_index=ignore_index, reduction=reduction)
 
 
-@settings(max_examples=40)
+@settings(max_examples=80)
 @given(
     small=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     large=st.tuples(st.integers(1, 13), st.integers(1, 13)),
     band=st.sampled_from([1, 40, 2**20]),
+    block=st.sampled_from([1, 4, 64]),
 )
-def test_upsampled_equals_the_two_steps_at_any_size(small, large, band):
+def test_upsampled_equals_the_two_steps_at_any_size(small, large, band, block):
     from toque.losses import upsampled
 
-    kept, upsampled._BAND_ELEMENTS = upsampled._BAND_ELEMENTS, band
+    kept = upsampled._BAND_ELEMENTS, upsampled._BLOCK_COLUMNS
+    upsampled._BAND_ELEMENTS, upsampled._BLOCK_COLUMNS = band, block
     try:
         z = numbers(2, 3, *small).requires_grad_()
         t = classes(3, 2, *large)
@@ -91,7 +93,7 @@ def test_upsampled_equals_the_two_steps_at_any_size(small, large, band):
             gradients(found, z), gradients(expected, z), rtol=1e-4, atol=1e-4
         )
     finally:
-        upsampled._BAND_ELEMENTS = kept
+        upsampled._BAND_ELEMENTS, upsampled._BLOCK_COLUMNS = kept
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -271,4 +273,29 @@ def test_saved_bytes_helper_takes_a_loss():
             losses.create("mixup_cross_entropy", {"share": 0.5}), Z.clone().requires_grad_(), T, T
         )
         > 0
+    )
+
+
+def test_exponentials_are_exact_to_float32():
+    from toque.losses import exponentials
+
+    x = torch.cat([torch.linspace(-90, 80, 20_001), torch.tensor([0.0, -0.0, 1e-30, -1e-7])])
+    exact = x.double()
+    torch.testing.assert_close(
+        exponentials.exp_(x.clone()).double(), exact.exp(), rtol=1e-5, atol=1e-37
+    )
+    near = x.abs() < 4
+    torch.testing.assert_close(
+        exponentials.exp_(x[near]).double(), exact[near].exp(), rtol=6e-7, atol=0
+    )
+    torch.testing.assert_close(
+        exponentials.softplus(x)[x > -80].double(), F.softplus(exact)[x > -80], rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(
+        exponentials.softplus(x[near]).double(), F.softplus(exact[near]), rtol=6e-7, atol=0
+    )
+    edges = torch.tensor([torch.inf, -torch.inf, torch.nan])
+    assert (
+        exponentials.softplus(edges).tolist()[:2] == [torch.inf, 0]
+        and exponentials.softplus(edges)[2].isnan()
     )

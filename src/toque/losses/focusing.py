@@ -17,6 +17,7 @@ from toque.layers.fused import Needs, Residuals, fused
 from toque.losses import reduction as reductions
 from toque.losses import targets as labels
 from toque.losses.cross_entropy import cross_entropy
+from toque.losses.exponentials import softplus
 from toque.losses.reduction import Reduction
 
 BACKGROUND = -1
@@ -129,11 +130,11 @@ def _forward(
     needs: Needs, logits: Tensor, numbers: Tensor, is_object: Tensor, alpha: float, gamma: float
 ) -> tuple[Tensor, Residuals]:
     # Every logit as a "no", then the few that are "yes" corrected.
-    total = (1 - alpha) * _power(logits.sigmoid(), gamma).mul_(F.softplus(logits)).sum()
+    total = (1 - alpha) * _power(logits.sigmoid(), gamma).mul_(softplus(logits)).sum()
     chosen = logits.gather(1, numbers[:, None])
     p = chosen.sigmoid()
-    as_no = (1 - alpha) * _power(p, gamma) * F.softplus(chosen)
-    as_yes = alpha * _power(1 - p, gamma) * F.softplus(-chosen)
+    as_no = (1 - alpha) * _power(p, gamma) * softplus(chosen)
+    as_yes = alpha * _power(1 - p, gamma) * softplus(-chosen)
     return total + ((as_yes - as_no) * is_object[:, None]).sum(), ()
 
 
@@ -143,12 +144,12 @@ def _backward(
     logits, numbers, is_object, alpha, gamma = inputs
     p = logits.sigmoid()
     # d/dx of p^gamma softplus(x) is p^gamma (gamma (1 - p) softplus(x) + p).
-    slope = F.softplus(logits).mul_(1 - p).mul_(gamma).add_(p)
+    slope = softplus(logits).mul_(1 - p).mul_(gamma).add_(p)
     slope.mul_(p.square_() if gamma == 2 else p.pow_(gamma)).mul_(grad * (1 - alpha))
     at = numbers[:, None]
     chosen = logits.gather(1, at)
     p = chosen.sigmoid()
-    as_yes = -_power(1 - p, gamma) * (gamma * p * F.softplus(-chosen) + (1 - p))
+    as_yes = -_power(1 - p, gamma) * (gamma * p * softplus(-chosen) + (1 - p))
     yes_slope = torch.where(is_object[:, None], grad * alpha * as_yes, slope.gather(1, at))
     return slope.scatter_(1, at, yes_slope), None, None, None, None
 

@@ -17,6 +17,7 @@ from toque.layers.fused import Needs, Residuals, fused
 from toque.losses import reduction as reductions
 from toque.losses import targets as labels
 from toque.losses.cross_entropy import check_smoothing
+from toque.losses.exponentials import exp_
 
 _CHUNK_ELEMENTS = 2**21
 _MIN_ROWS_PER_FEATURE = 0.7
@@ -184,7 +185,7 @@ def _forward(
         if smoothing:
             expected = expected + smoothing * logits.mean(1, keepdim=True)
         highest = logits.amax(1, keepdim=True)
-        summed = logits.sub_(highest).exp_().sum(1, keepdim=True)
+        summed = exp_(logits.sub_(highest)).sum(1, keepdim=True)
         log_sums[part] = summed.log().add_(highest)
         total += ((log_sums[part] - expected) * valid[part, None]).sum()
         if gradients is not None:
@@ -210,7 +211,7 @@ def _backward(
     (log_sums,) = residuals
     gradients = _Gradients(needs, inputs)
     for part, logits in _logits_by_chunk(features, weight, bias):
-        gradients.add(part, logits.sub_(log_sums[part]).exp_())
+        gradients.add(part, exp_(logits.sub_(log_sums[part])))
     return (*gradients.scaled(grad), None, None, None)
 
 

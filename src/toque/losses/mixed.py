@@ -34,7 +34,7 @@ def mixup_cross_entropy(
               label_smoothing: share of the target spread evenly over the classes
     Raises:   ValueError: shapes disagree, a class number out of range, smoothing outside 0 .. 1
     Source:   Zhang 2018, arXiv:1710.09412, section 2
-    Measured: half the saved bytes and 0.4 of the time of soft targets, CPU
+    Measured: half the saved bytes and 0.8 of the time of soft targets, CPU
               (benchmarks/layers.py)
     """
     where = "mixup_cross_entropy"
@@ -96,15 +96,12 @@ def _backward(
 ) -> tuple[Tensor, None, None, None, None]:
     _, first, second, share, smoothing = inputs
     (log_p,) = residuals
-    grad = grad[:, None]
-    slope = log_p.exp()
-    if smoothing:
-        # The even part of the labels and the product with grad in one pass.
-        torch.addcmul(grad * (-smoothing / slope.shape[1]), slope, grad, out=slope)
-    else:
-        slope.mul_(grad)
+    # The gradient of log_softmax's output is minus the labels; its backward is one fast pass.
+    even = grad * (-smoothing / log_p.shape[1])
+    labels_slope = even[:, None].expand_as(log_p).contiguous()
     for label, part in ((first, share), (second, 1 - share)):
-        slope.scatter_add_(1, label[:, None], (smoothing - 1) * part[:, None] * grad)
+        labels_slope.scatter_add_(1, label[:, None], ((smoothing - 1) * part * grad)[:, None])
+    slope = torch._log_softmax_backward_data(labels_slope, log_p, 1, log_p.dtype)
     return slope, None, None, None, None
 
 

@@ -133,7 +133,7 @@ def _probabilities(
 
 
 def _one_hot(p: Tensor, numbers: Tensor) -> Tensor:
-    """1 at the class of each position, in the shape of the probabilities; K = 1 asks for class 1."""
+    """1 at the class of each position, as the probabilities are shaped; K = 1 asks for class 1."""
     if p.shape[1] == 1:
         return (numbers[:, None] == 1).to(p.dtype)
     return torch.zeros_like(p).scatter(1, numbers[:, None], 1.0)

@@ -21,10 +21,15 @@ from toque import checks
 from toque.layers.fused import Needs, Residuals, fused
 from toque.losses import reduction as reductions
 from toque.losses import targets as labels
+from toque.losses.exponentials import exp_
 from toque.losses.reduction import Reduction
 
 _BAND_ELEMENTS = 2**20
 """Enlarged logits in work at once: about what a core's cache holds."""
+
+
+_BLOCK_COLUMNS = 64
+"""Columns of the large image that are interpolated by one matrix product."""
 
 
 def upsample_cross_entropy(
@@ -127,7 +132,7 @@ def _by_bands(
     tall = _weights(small_height, height, logits)
     wide = _weights(small_width, width, logits)
     rows = max(1, min(height, _BAND_ELEMENTS // max(1, batch * classes * width)))
-    widened = torch.matmul(logits, wide.t())  # [B, K, h, W]
+    widened = _widened(logits, wide)  # [B, K, h, W]
     slope = torch.zeros_like(widened) if needs[0] else None
     total = logits.new_zeros(())
     for start in range(0, height, rows):
@@ -138,7 +143,7 @@ def _by_bands(
         label, counts = numbers[:, None, start:stop], valid[:, None, start:stop]
         chosen = band.gather(1, label)
         highest = band.amax(1, keepdim=True)
-        band.sub_(highest).exp_()
+        exp_(band.sub_(highest))
         summed = band.sum(1, keepdim=True)
         total += ((highest + summed.log() - chosen) * counts).sum()
         if slope is not None:
@@ -147,7 +152,36 @@ def _by_bands(
             slope[:, :, first:last] += torch.matmul(band_weights.t(), band)
     if slope is None:
         return total, ()
-    return total, (torch.matmul(slope, wide),)
+    return total, (_narrowed(slope, wide),)
+
+
+def _widened(logits: Tensor, wide: Tensor) -> Tensor:
+    """logits [B, K, h, w] times wide.t() [w, W], block by block: most of the matrix is 0."""
+    large, small = wide.shape
+    rows = logits.reshape(-1, small)
+    made = rows.new_empty(len(rows), large)
+    for start in range(0, large, _BLOCK_COLUMNS):
+        stop = min(start + _BLOCK_COLUMNS, large)
+        first, last = _source_rows(start, stop, small, large)
+        block = wide[start:stop, first:last].t()
+        torch.mm(rows[:, first:last], block, out=made[:, start:stop])
+    return made.view(*logits.shape[:-1], large)
+
+
+def _narrowed(slope: Tensor, wide: Tensor) -> Tensor:
+    """slope [B, K, h, W] times wide [W, w], block by block."""
+    large, small = wide.shape
+    rows = slope.reshape(-1, large)
+    made = rows.new_empty(len(rows), small)
+    columns = max(1, _BLOCK_COLUMNS * small // large)
+    for start in range(0, small, columns):
+        stop = min(start + columns, small)
+        # Large columns within one small column of the block, and all beyond the edges.
+        first = 0 if start == 0 else math.floor((start - 0.5) * large / small - 0.5)
+        last = large if stop == small else math.ceil((stop + 0.5) * large / small + 0.5)
+        first, last = max(0, first), min(large, last)
+        torch.mm(rows[:, first:last], wide[first:last, start:stop], out=made[:, start:stop])
+    return made.view(*slope.shape[:-1], small)
 
 
 def _source_rows(start: int, stop: int, small: int, large: int) -> tuple[int, int]:
