@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import write_photos
+from toque.train.metrics import temperature_of
 
 VERBS = ["train", "evaluate", "predict", "new", "preview", "describe", "models", "verify", "graph"]
 FAST = ["--set", "batch_size=8", "--set", "epochs=2", "--set", "log.tensorboard=false"]
@@ -38,7 +39,9 @@ def trained(photos, tmp_path_factory):
 
 def test_train_says_how_it_went_and_what_to_type_next(trained):
     out, done = trained
-    accuracy = re.search(r"accuracy ([\d.]+) %, loss [\d.]+ on 8 validation images", done.stdout)
+    accuracy = re.search(
+        r"accuracy ([\d.]+) % \([\d.]+ to [\d.]+\), loss [\d.]+ on 8 validation images", done.stdout
+    )
     assert float(accuracy.group(1)) >= 75
     for words in (
         f"weights  {out}/weights.safetensors",
@@ -60,13 +63,17 @@ def test_the_same_command_again_trains_no_further_and_keeps_the_bits(trained, ph
 
 def test_evaluate_repeats_the_accuracy_of_the_training(trained, toque):
     out, done = trained
-    said = re.search(r"accuracy [\d.]+ %, loss [\d.]+", done.stdout).group(0)
+    said = re.search(r"accuracy [\d.]+ % \(.*\), loss [\d.]+", done.stdout).group(0)
     code, stdout, _ = toque("evaluate", out)
     assert code == 0 and said in stdout and "recall" in stdout
     code, stdout, _ = toque("evaluate", out, "--json")
     answer = json.loads(stdout)
     assert answer["images"] == 8 and np.sum(answer["confusion"]) == 8
     assert answer["accuracy"] == pytest.approx(np.trace(answer["confusion"]) / 8)
+    scores = answer["scores"]
+    assert scores["accuracy"]["value"] == pytest.approx(answer["accuracy"])
+    assert scores["loss"]["value"] == pytest.approx(answer["loss"], rel=1e-4)
+    assert temperature_of(out) == pytest.approx(scores["calibration"]["temperature"], rel=1e-4)
 
 
 def test_evaluate_other_images_takes_all_of_a_flat_folder(trained, toque, tmp_path):

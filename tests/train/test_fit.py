@@ -105,6 +105,8 @@ def test_it_learns_and_writes_a_folder_that_explains_itself(tmp_path):
         "metrics.jsonl",
         "checkpoints",
         "weights.safetensors",
+        "result.json",
+        "answers.safetensors",
         "report.html",
     }
     rows = bits(result.out)[1]

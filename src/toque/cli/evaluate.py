@@ -26,31 +26,32 @@ def evaluate(
     from toque.train.folder import read_run
 
     found = measure(run, data)
-    _, environment = read_run(Path(run))
+    settings, environment = read_run(Path(run))
     classes = environment["classes"]
     confusion = found.confusion(len(classes))
+    scores = found.scores(settings.seed)
     if as_json:
-        print(
-            json.dumps(
-                {
-                    "images": len(found.targets),
-                    "loss": found.loss,
-                    "accuracy": found.accuracy,
-                    "classes": classes,
-                    "confusion": confusion.tolist(),
-                }
-            )
-        )
+        answer = {
+            "images": len(found.targets),
+            "loss": found.loss,
+            "accuracy": found.accuracy,
+            "classes": classes,
+            "confusion": confusion.tolist(),
+            "scores": scores.as_dict() if scores else None,
+        }
+        print(json.dumps(answer))
         return
     from rich.console import Console
     from rich.table import Table
 
-    from toque.train.report.confusion import scores
+    from toque.train.report.confusion import scores as by_class
 
-    table = Table("class", "images", "recall", "precision")
-    for score in scores(confusion, classes):
-        shares = (score.recall, score.precision)
+    table = Table("class", "images", "recall", "precision", "F1")
+    for score in by_class(confusion, classes):
+        shares = (score.recall, score.precision, score.f1)
         shown = ("-" if math.isnan(share) else f"{100 * share:.1f} %" for share in shares)
         table.add_row(score.name, str(score.count), *shown)
     Console().print(table)
-    print(f"{found.summary()} images")
+    if scores is not None:
+        print(f"macro F1 {scores.f1.percent()}\n{scores.calibration.sentence()}")
+    print(f"{found.summary(scores)} images")

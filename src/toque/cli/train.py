@@ -49,7 +49,7 @@ def train(
     if quiet:
         return
     print(
-        f"\n{result.evaluation.summary()} validation images, after {result.seconds:.0f} s\n"
+        f"\n{result.summary()}, after {result.seconds:.0f} s\n"
         f"weights  {result.weights}\n"
         f"report   {result.report}   (open it in a browser)\n"
         f"next     toque predict {result.out} IMAGE…   toque evaluate {result.out}"

@@ -5,6 +5,8 @@ metrics.jsonl         a row for each stretch of training and each validation
 events.out.tfevents.* the same rows for TensorBoard
 checkpoints/          what the run continues from
 weights.safetensors   the best (or last) weights, once it is finished
+result.json           how it ended, in numbers; the notes; the temperature of its confidence
+answers.safetensors   what the kept weights answer on each validation image
 report.html           the run as a page
 """
 
@@ -24,10 +26,11 @@ from toque.train import run as settings_of
 from toque.train.run import Run
 from toque.version import VERSION
 
-SETTINGS, METRICS, WEIGHTS, REPORT = (
+SETTINGS, METRICS, WEIGHTS, RESULT, REPORT = (
     "run.toml",
     "metrics.jsonl",
     "weights.safetensors",
+    "result.json",
     "report.html",
 )
 _LOCK = ".lock"

@@ -18,9 +18,10 @@ from toque.train import checkpoint, environment, finish, folder, optimise, prepa
 from toque.train.clock import Clock, memory_bytes
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
 from toque.train.measure import Evaluation, Loss, measure
+from toque.train.metrics import Scores
 from toque.train.precision import Precision
 from toque.train.prepare import Own, OwnModel
-from toque.train.reporting import write_report
+from toque.train.reporting import conclude
 from toque.train.run import Run
 from toque.train.saving import Saver
 from toque.train.step import Step
@@ -36,6 +37,7 @@ class Result:
     model:       the network with the kept weights, in evaluation mode
     classes:     the names of its outputs
     evaluation:  what the kept weights answer on the validation images
+    scores:      what that is worth and how sure it is; None where the outputs name no classes
     images_seen: how many images were trained on, also before a restart
     seconds:     how long this call took
     """
@@ -45,6 +47,7 @@ class Result:
     model: nn.Module
     classes: tuple[str, ...]
     evaluation: Evaluation
+    scores: Scores | None
     images_seen: int
     seconds: float
 
@@ -55,6 +58,10 @@ class Result:
     @property
     def loss(self) -> float:
         return self.evaluation.loss
+
+    def summary(self) -> str:
+        """ "accuracy 91.2 % (90.0 to 92.4), loss 0.3051 on 2000 validation images"."""
+        return f"{self.evaluation.summary(self.scores)} validation images"
 
     @property
     def weights(self) -> Path:
@@ -273,8 +280,8 @@ def fit(
         kept = finish.keep_weights(run, out, network, ema, splits, warn)
         evaluation = validate(kept)
         seconds = time.monotonic() - began
-        write_report(
-            asked, run, out, splits, training_pipeline, evaluation, log.rows, recorded, notes,
+        scores = conclude(
+            asked, run, out, splits, evaluation, recorded, notes,
             images_seen=images_seen, seconds=seconds,
         )  # fmt: skip
-        return Result(run, out.path, kept, splits.classes, evaluation, images_seen, seconds)
+        return Result(run, out.path, kept, splits.classes, evaluation, scores, images_seen, seconds)

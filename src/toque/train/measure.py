@@ -13,6 +13,7 @@ from torch import nn
 
 from toque.data import Batch
 from toque.train.log import num_correct
+from toque.train.metrics import Scores, score
 from toque.train.precision import Precision
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -45,10 +46,18 @@ class Evaluation:
         """The most probable class of each image: [N] int64."""
         return np.asarray(self.probabilities.argmax(1), dtype=np.int64)
 
-    def summary(self) -> str:
-        """ "accuracy 91.20 %, loss 0.3051 on 2000"; what is counted follows."""
-        accuracy = "" if self.accuracy is None else f"accuracy {100 * self.accuracy:.2f} %, "
-        return f"{accuracy}loss {self.loss:.4f} on {len(self.targets)}"
+    def scores(self, seed: int) -> Scores | None:
+        """What the answers are worth and how sure that is; None where they name no classes."""
+        if self.accuracy is None or self.targets.ndim != 1 or self.targets.dtype.kind != "i":
+            return None
+        return score(self.indices, self.targets, self.probabilities, seed=seed)
+
+    def summary(self, scores: Scores | None = None) -> str:
+        """ "accuracy 91.2 % (90.0 to 92.4), loss 0.3051 on 2000"; what is counted follows."""
+        loss = f"loss {self.loss:.4f} on {len(self.targets)}"
+        if scores is not None:
+            return f"{scores.summary()}, {loss}"
+        return loss if self.accuracy is None else f"accuracy {100 * self.accuracy:.2f} %, {loss}"
 
     def confusion(self, num_classes: int) -> npt.NDArray[np.int64]:
         """Counts [K, K]: rows are the true classes, columns the predicted ones.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,13 @@ import torch
 from toque import augment, durable, random
 from toque.data import Splits
 from toque.random import Key
+from toque.train import folder, outcome, prepare
 from toque.train import run as settings_of
-from toque.train.folder import RunFolder
-from toque.train.log import Row
+from toque.train.folder import RunFolder, read_run
+from toque.train.log import read_rows
 from toque.train.measure import Evaluation
+from toque.train.metrics import Answers, Scores
+from toque.train.outcome import Outcome
 from toque.train.run import Run
 
 if TYPE_CHECKING:
@@ -24,55 +28,85 @@ _MISTAKES = 24
 _AUGMENTED = 24
 
 
-def write_report(
+def conclude(
     asked: Run,
     run: Run,
     out: RunFolder,
     splits: Splits,
-    pipeline: augment.Compose | None,
     evaluation: Evaluation,
-    rows: Sequence[Row],
     recorded: Mapping[str, Any],
     notes: Sequence[str],
     *,
     images_seen: int,
     seconds: float,
-) -> None:
-    """Write report.html of a run; `asked` are its settings before the unset ones were chosen."""
+) -> Scores | None:
+    """Write result.json, answers.safetensors and report.html of a run; give the scores.
+
+    `asked` are the settings before the unset ones were chosen.
+    """
+    scores = evaluation.scores(run.seed)
+    ended = Outcome(
+        evaluation.loss, evaluation.accuracy, images_seen, seconds, durable.sha256(out.weights),
+        sorted(_changed(asked)), notes, scores,
+    )  # fmt: skip
+    outcome.write(out.path, ended, recorded["data_fingerprint"])
+    write_report(out.path, splits)
+    return scores
+
+
+def write_report(path: Path, splits: Splits | None) -> Path:
+    """Write report.html of a run folder from what it holds; return its path.
+
+    Args:   splits: the images, for the pictures; None leaves them out
+    Raises: FileNotFoundError: no run folder
+    """
     # Imported here: Jinja and Pillow are needed by the report alone.
     from toque.train import report
 
-    classified = evaluation.accuracy is not None
+    run, recorded = read_run(path)
+    ended = outcome.read(path)
+    rows = read_rows(path / folder.METRICS)
+    answers = ended.scores.answers if ended is not None and ended.scores is not None else None
+    classes = tuple(recorded["classes"])
     validations = [row for row in rows if row["split"] == "val"]
     best = max(
         validations, key=lambda row: row.get("accuracy", -row["loss"]), default={"epoch": None}
     )
-    settings = run.as_dict()
-    environment = {key: value for key, value in recorded.items() if key != "classes"}
+    told: dict[str, Any] = {"best_epoch": best["epoch"]}
+    if ended is None:
+        told["state"] = "unfinished"
+        told["images_seen"] = rows[-1]["images_seen"] if rows else 0
+    else:
+        told |= {
+            "accuracy": ended.accuracy,
+            "loss": ended.loss,
+            "seconds": ended.seconds,
+            "images_seen": ended.images_seen,
+            "weights": folder.WEIGHTS,
+            "sha256": ended.sha256,
+        }
+    asked = (splits, answers) if splits is not None and answers is not None else None
     report.write(
-        out.report,
+        path / folder.REPORT,
         report.ReportData(
-            title=out.path.resolve().name,
-            settings=settings,
-            changed=_changed(asked),
+            title=path.resolve().name,
+            settings=run.as_dict(),
+            changed=set(ended.given) if ended else (),
             metrics=rows,
-            classes=splits.classes,
-            confusion=evaluation.confusion(len(splits.classes)) if classified else None,
-            mistakes=_mistakes(splits, evaluation) if classified else (),
-            augmented=_augmented(run, splits, pipeline) if pipeline is not None else (),
-            environment={"seed": run.seed, **environment},
-            outcome={
-                "accuracy": evaluation.accuracy,
-                "loss": evaluation.loss,
-                "best_epoch": best["epoch"],
-                "seconds": seconds,
-                "images_seen": images_seen,
-                "weights": out.weights.name,
-                "sha256": durable.sha256(out.weights),
+            classes=classes,
+            confusion=answers.confusion(len(classes)) if answers is not None else None,
+            scores=ended.scores if ended else None,
+            mistakes=_mistakes(*asked) if asked else (),
+            augmented=_augmented(run, splits) if splits is not None else (),
+            environment={
+                "seed": run.seed,
+                **{key: value for key, value in recorded.items() if key != "classes"},
             },
-            notes=notes,
+            outcome=told,
+            notes=ended.notes if ended else (),
         ),
     )
+    return path / folder.REPORT
 
 
 def _changed(asked: Run) -> set[str]:
@@ -81,33 +115,40 @@ def _changed(asked: Run) -> set[str]:
     return {key for key, value in given.items() if default.get(key) != value}
 
 
-def _mistakes(splits: Splits, evaluation: Evaluation) -> list[Picture]:
+def _mistakes(splits: Splits, answers: Answers) -> list[Picture]:
     """The images answered wrong with the most confidence."""
+    wrong = np.flatnonzero(~answers.right)
+    worst = wrong[np.argsort(-answers.confidences[wrong], kind="stable")]
+    return _answered(splits, answers, worst[:_MISTAKES])
+
+
+def _answered(splits: Splits, answers: Answers, rows: Iterable[int]) -> list[Picture]:
+    """Validation images with what was answered, by their rows in the answers."""
     from toque.train.report import Picture
 
-    predicted = evaluation.predictions
-    confidence = evaluation.probabilities.max(1)
-    wrong = np.flatnonzero(predicted != evaluation.targets)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+    classes = splits.classes
     pictures = []
-    for number in worst.tolist():
-        index = int(evaluation.indices[number])
+    for row in map(int, rows):
+        index, said = int(answers.indices[row]), int(answers.predictions[row])
         pictures.append(
             Picture(
                 image=_displayed(splits.val.read(index)),
                 name=splits.val.name(index),
-                true=splits.classes[evaluation.targets[number]],
-                predicted=splits.classes[predicted[number]],
-                confidence=float(confidence[number]),
+                true=classes[answers.targets[row]],
+                predicted=classes[said] if said < len(classes) else f"output {said}",
+                confidence=float(answers.confidences[row]),
             )
         )
     return pictures
 
 
-def _augmented(run: Run, splits: Splits, pipeline: augment.Compose) -> list[Picture]:
+def _augmented(run: Run, splits: Splits) -> list[Picture]:
     """The first images of the training, as the model saw them."""
     from toque.train.report import Picture, denormalise
 
+    pipeline, _ = prepare.pipelines(run, splits)
+    if pipeline is None:
+        return []
     size = len(splits.train)
     indices = random.permutation(run.seed, 0, size, 0, min(_AUGMENTED, size))
     images = [splits.train.read(int(index)) for index in indices]

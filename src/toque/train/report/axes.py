@@ -112,16 +112,3 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes % 60} min"
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
-
-
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was counted.
-
-    Source: Wilson 1927, doi:10.1080/01621459.1927.10502953; z = 1.96
-    """
-    z = 1.959963984540054
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    variance = share * (1 - share) / trials + z * z / (4 * trials * trials)
-    half = z / (1 + z * z / trials) * math.sqrt(variance)
-    return max(0.0, centre - half), min(1.0, centre + half)

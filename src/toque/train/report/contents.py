@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from toque import checks
+from toque.train.metrics import Scores
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +61,7 @@ class ReportData:
              classes: K names
              confusion: validation images counted by class, rows true, columns predicted,
              integers [K, K]; None when the task has no classes
+             scores: with their intervals and the calibration
              mistakes: pictures in a wrong class, the most confident first
              correct: pictures in the right class, if any are to be shown
              augmented: training images as the model sees them
@@ -77,6 +79,7 @@ class ReportData:
     metrics: Sequence[Mapping[str, Any]] = ()
     classes: Sequence[str] = ()
     confusion: np.ndarray | None = None
+    scores: Scores | None = None
     mistakes: Sequence[Picture] = ()
     correct: Sequence[Picture] = ()
     augmented: Sequence[Picture] = ()

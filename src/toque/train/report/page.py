@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from toque import checks, durable
+from toque.train.metrics import Scores
+from toque.train.metrics.intervals import wilson
 from toque.train.report import axes, confusion, images, lines
 from toque.train.report.contents import Picture, ReportData
 
@@ -104,7 +106,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     return {
         "title": data.title,
         "notes": list(data.notes),
-        "tiles": _tiles(outcome, matrix),
+        "tiles": _tiles(outcome, matrix, data.scores),
         "charts": _charts(data.metrics, outcome.get("best_epoch")),
         "epochs": _epochs(data.metrics),
         "classes": list(data.classes),
@@ -133,13 +135,15 @@ def _context(data: ReportData) -> dict[str, Any]:
 _TILED = ("accuracy", "loss", "best_epoch", "seconds", "images_seen")
 
 
-def _tiles(outcome: Mapping[str, Any], matrix: np.ndarray | None) -> list[Tile]:
+def _tiles(
+    outcome: Mapping[str, Any], matrix: np.ndarray | None, scores: Scores | None
+) -> list[Tile]:
     tiles = []
     accuracy, seconds, seen = (
         _number(outcome, key) for key in ("accuracy", "seconds", "images_seen")
     )
     if math.isfinite(accuracy):
-        tiles.append(Tile("Accuracy", axes.percent(accuracy), _interval(accuracy, matrix)))
+        tiles.append(Tile("Accuracy", axes.percent(accuracy), _interval(accuracy, matrix, scores)))
     if math.isfinite(loss := _number(outcome, "loss")):
         tiles.append(Tile("Validation loss", f"{loss:.4g}"))
     if math.isfinite(best := _number(outcome, "best_epoch")):
@@ -152,14 +156,17 @@ def _tiles(outcome: Mapping[str, Any], matrix: np.ndarray | None) -> list[Tile]:
     return tiles
 
 
-def _interval(accuracy: float, matrix: np.ndarray | None) -> str:
-    """How sure the accuracy is, if it is the one of the matrix."""
-    if matrix is None:
+def _interval(accuracy: float, matrix: np.ndarray | None, scores: Scores | None) -> str:
+    """How sure the accuracy is, if it is the one of the answers."""
+    if scores is not None and abs(scores.accuracy.value - accuracy) < 1e-4:
+        low, high, total = scores.accuracy.low, scores.accuracy.high, len(scores.answers)
+    elif matrix is not None:
+        right, total = int(np.trace(matrix)), int(matrix.sum())
+        if abs(right / total - accuracy) > 0.5 / total:
+            return ""
+        low, high = wilson(right, total)
+    else:
         return ""
-    right, total = int(np.trace(matrix)), int(matrix.sum())
-    if abs(right / total - accuracy) > 0.5 / total:
-        return ""
-    low, high = axes.wilson_interval(right, total)
     return f"{100 * low:.1f}–{100 * high:.1f} % at 95 % confidence, {total:,} images"
 
 
