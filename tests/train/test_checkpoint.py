@@ -114,11 +114,15 @@ def test_a_damaged_newest_is_named_set_aside_and_the_one_before_used(tmp_path):
 
 
 def test_a_newer_format_is_not_guessed_at(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "VERSION", 99)
+    monkeypatch.setattr(checkpoint.formats, "VERSION", 99)
+    monkeypatch.setattr(checkpoint, "TOQUE", "7.1")
     path = checkpoint.save(tmp_path, small_state(), images_seen=5, score=None)
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="newer toque"):
+    with pytest.raises(ValueError, match=r"format 99, of a newer toque \(7.1; this is 0"):
         checkpoint.load(path)
+    with pytest.raises(ValueError, match="newer toque"):  # and is not taken for damaged
+        checkpoint.load_newest(tmp_path)
+    assert path.is_dir()
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):

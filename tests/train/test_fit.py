@@ -102,6 +102,7 @@ def test_it_learns_and_writes_a_folder_that_explains_itself(tmp_path):
     names = {path.name for path in (tmp_path / "run").iterdir()} - {".lock"}
     assert names == {
         "run.toml",
+        "data.jsonl.gz",
         "metrics.jsonl",
         "checkpoints",
         "weights.safetensors",

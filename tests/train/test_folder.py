@@ -1,12 +1,22 @@
 """The run folder: one run, one writer, and nothing left behind by a mistake."""
 
+import errno
+import fcntl
+import gzip
+import json
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
-from toque import checks
+from toque import checks, data
 from toque.train import checkpoint, folder
+from toque.train import run as settings_of
+from toque.train.inventory import Inventory
 from toque.train.run import Run
 
 ENVIRONMENT = {"data_fingerprint": "abc", "train_images": 8, "val_images": 2, "classes": ["a", "b"]}
@@ -107,7 +117,7 @@ def test_a_second_process_is_refused(tmp_path):
     ) as other:
         assert other.stdout.readline() == "in\n"
         with (
-            pytest.raises(ValueError, match=f"process {other.pid} trains in it"),
+            pytest.raises(ValueError, match=f"process {other.pid} on .+ trains in it"),
             folder.opened(run, ENVIRONMENT),
         ):
             pass
@@ -125,3 +135,160 @@ def test_no_run_folder_suggests_the_nearest(tmp_path):
         folder.read_run(tmp_path / "flower")
     with pytest.raises(FileNotFoundError, match="Train one with: toque train"):
         folder.read_run(tmp_path / "zzz")
+
+
+def test_a_kill_before_the_settings_were_written_is_no_obstacle(tmp_path):
+    path = tmp_path / "r"
+    path.mkdir()
+    (path / ".lock").touch()
+    (path / ".writing-run.toml").write_text("epo")
+    with folder.opened(run_in(path), ENVIRONMENT) as opened:
+        assert opened.fresh
+    assert folder.read_run(path)[0] == run_in(path)
+    assert sorted(one.name for one in path.iterdir()) == [".lock", "run.toml"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_and_not_taken_for_another_process(
+    tmp_path, monkeypatch, number
+):
+    def no_locks(*_):
+        raise OSError(number, "no locks here")
+
+    with folder.opened(run_in(tmp_path / "r"), ENVIRONMENT) as opened:
+        assert opened.locked
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with folder.opened(run_in(tmp_path / "r"), ENVIRONMENT) as opened:
+        assert not opened.locked
+
+
+def test_a_moved_folder_is_continued_by_its_own_settings(tmp_path, monkeypatch):
+    with folder.opened(run_in(tmp_path / "old" / "r", epochs=5), ENVIRONMENT):
+        pass
+    moved = shutil.move(tmp_path / "old", tmp_path / "new")
+    file = tmp_path / "new" / "r" / "run.toml"
+    run = settings_of.load(file)
+    assert run.epochs == 5 and run.out == str(file.parent)
+    with folder.opened(run, ENVIRONMENT) as opened:
+        assert not opened.fresh and opened.path == file.parent
+    assert settings_of.load(file, out="elsewhere").out == "elsewhere"
+    assert settings_of.load(file, {"out": "elsewhere"}).out == "elsewhere"
+    monkeypatch.chdir(file.parent)
+    assert settings_of.load(type(file)("run.toml")).out == "."
+    assert moved.is_dir()
+    # A file of settings that is not of a run folder says itself where to.
+    (tmp_path / "mine.toml").write_text(run_in(tmp_path / "there").as_toml())
+    assert settings_of.load(tmp_path / "mine.toml").out == str(tmp_path / "there")
+
+
+def test_settings_of_another_toque_that_this_one_does_not_know(tmp_path):
+    with folder.opened(run_in(tmp_path / "r"), ENVIRONMENT | {"toque": "9.9"}):
+        pass
+    file = tmp_path / "r" / "run.toml"
+    file.write_text("telepathy = true\n" + file.read_text())
+    with pytest.raises(ValueError, match=r"is of toque 9.9, this is 0.*telepathy is not a setting"):
+        folder.read_run(tmp_path / "r")
+
+
+def pictures(root, count):
+    """Pictures of noise in two class folders."""
+    for kind in ("cat", "dog"):
+        (root / kind).mkdir(parents=True)
+        for number in range(count):
+            pixels = np.random.default_rng(number).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / kind / f"{number}.png")
+    return root
+
+
+def opened_on(root, out):
+    splits = data.open(root, seed=0)
+    environment = {
+        "data_fingerprint": splits.train.fingerprint() + splits.val.fingerprint(),
+        "train_images": len(splits.train),
+        "val_images": len(splits.val),
+    }
+    run = run_in(out, data=str(root))
+    return folder.opened(run, environment, Inventory(splits))
+
+
+def test_changed_data_is_told_by_its_files(tmp_path):
+    root, out = pictures(tmp_path / "photos", 12), tmp_path / "r"
+    with opened_on(root, out):
+        pass
+    with opened_on(root, out):
+        pass
+    shutil.copytree(root, tmp_path / "moved")
+    with opened_on(tmp_path / "moved", out):  # the same images in another place
+        pass
+    where = {
+        name: part
+        for part, name, _ in map(
+            json.loads, gzip.decompress((out / "data.jsonl.gz").read_bytes()).splitlines()
+        )
+    }
+    assert len(where) == 24 and set(where.values()) == {"train", "val"}
+    for number in (3, 4, 5, 6):
+        (root / "cat" / f"{number}.png").unlink()
+    with (root / "dog" / "1.png").open("ab") as file:
+        file.write(bytes(4))
+    (root / "dog" / "2.png").rename(root / "cat" / "2b.png")
+    with (
+        pytest.raises(ValueError, match="has changed since it began") as refusal,
+        opened_on(root, out),
+    ):
+        pass
+    said = str(refusal.value)
+    assert f"1 ({where['dog/1.png']}/dog/1.png) changed" in said
+    assert "1 (train/cat/2b.png) added" in said or "1 (val/cat/2b.png) added" in said
+    # Names are in the order of the run's parts: train first.
+    gone = sorted(
+        ["cat/3.png", "cat/4.png", "cat/5.png", "cat/6.png", "dog/2.png"],
+        key=lambda name: (where[name], name),
+    )
+    shown = ", ".join(f"{where[name]}/{name}" for name in gone[:3])
+    assert f"5 ({shown} and 2 more) removed" in said
+
+
+def test_changed_data_without_a_readable_inventory_is_told_by_counts(tmp_path):
+    root, out = pictures(tmp_path / "photos", 6), tmp_path / "r"
+    with opened_on(root, out):
+        pass
+    (root / "cat" / "3.png").unlink()
+    whole = (out / "data.jsonl.gz").read_bytes()
+    for broken in (b"", whole[:40], b"no gzip"):
+        (out / "data.jsonl.gz").write_bytes(broken)
+        with pytest.raises(ValueError, match=r"images then, "), opened_on(root, out):
+            pass
+    (out / "data.jsonl.gz").unlink()
+    with pytest.raises(ValueError, match=r"images then, "), opened_on(root, out):
+        pass
+
+
+def test_a_damaged_inventory_is_never_a_traceback(tmp_path):
+    inventory = Inventory(data.open(pictures(tmp_path / "photos", 4), seed=0))
+    inventory.write(tmp_path)
+    file = tmp_path / "data.jsonl.gz"
+    whole = file.read_bytes()
+    for position in range(len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
+        assert inventory.changes(tmp_path) is None
+
+
+def test_pixels_changed_in_an_array_are_told_by_counts(tmp_path):
+    pixels = torch.zeros(10, 4, 4, dtype=torch.uint8)
+    labels = [0, 1] * 5
+    for value, refused in ((0, False), (0, False), (1, True)):
+        pixels[0, 0, 0] = value
+        source = data.ArraySource(pixels, labels)
+        splits = data.Splits(source, source, source.classes, (), 1)
+        opened = folder.opened(
+            run_in(tmp_path / "r"),
+            {"data_fingerprint": source.fingerprint(), "train_images": 10, "val_images": 10},
+            Inventory(splits),
+        )
+        if refused:
+            with pytest.raises(ValueError, match=r"10 \+ 10 images then, 10 \+ 10 now"), opened:
+                pass
+        else:
+            with opened:
+                pass

@@ -86,12 +86,20 @@ class FolderSource(Source):
         path = self.root / self._names[index]
         return Encoded(path, channels=self.channels, max_pixels=self._max_pixels)
 
-    def fingerprint(self) -> str:
-        """sha256 over names, sizes in bytes, labels and classes; the pixels are not read."""
+    def stamp(self, index: int) -> str:
+        """Its class and its bytes."""
+        return f"{self._classes[self._labels[index]]} {self._file_sizes()[index]}"
+
+    def _file_sizes(self) -> Sequence[int]:
         if self._sizes is None:
             self._sizes = [(self.root / name).stat().st_size for name in self._names]
+        return self._sizes
+
+    def fingerprint(self) -> str:
+        """sha256 over names, sizes in bytes, labels and classes; the pixels are not read."""
+        sizes = self._file_sizes()
         digest = hashlib.sha256(repr((self._classes, self.channels)).encode())
-        for name, label, size in zip(self._names, self._labels.tolist(), self._sizes, strict=True):
+        for name, label, size in zip(self._names, self._labels.tolist(), sizes, strict=True):
             digest.update(f"{name}\0{label}\0{size}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 

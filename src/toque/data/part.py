@@ -39,6 +39,9 @@ class Part(Source):
     def name(self, index: int) -> str:
         return self._source.name(int(self._indices[index]))
 
+    def stamp(self, index: int) -> str:
+        return self._source.stamp(int(self._indices[index]))
+
     def read(self, index: int) -> torch.Tensor:
         return self._source.read(int(self._indices[index]))
 

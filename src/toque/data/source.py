@@ -43,6 +43,10 @@ class Source(ABC):
     def name(self, index: int) -> str:
         """What a person would call this image: the file's name below the folder, or its number."""
 
+    def stamp(self, index: int) -> str:
+        """What tells a changed image of this name without reading it; nothing where unknown."""
+        return ""
+
     @abstractmethod
     def read(self, index: int) -> torch.Tensor:
         """The image: uint8 [C, H, W], with one C for the whole source."""

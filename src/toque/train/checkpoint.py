@@ -25,9 +25,10 @@ import safetensors
 from safetensors.torch import load_file, save_file
 
 from toque import checks, durable
+from toque.train import formats
 from toque.train.snapshot import Camera, Snapshot, put_tensors
+from toque.version import VERSION as TOQUE
 
-VERSION = 1
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -69,7 +70,8 @@ def write(folder: Path, snapshot: Snapshot, *, images_seen: int, score: float | 
         save_file(snapshot.tensors, aside / _TENSORS)
         (aside / _STATE).write_text(json.dumps(snapshot.skeleton))
         manifest: dict[str, Any] = {
-            "version": VERSION,
+            "version": formats.VERSION,
+            "toque": TOQUE,
             "images_seen": images_seen,
             "score": score,
             "files": {
@@ -113,6 +115,8 @@ def found(folder: Path) -> list[Checkpoint]:
 def load(path: Path) -> dict[str, Any]:
     """The state of a checkpoint, tensors on the CPU, after every byte was checked.
 
+    What an older toque wrote comes as this one would have written it (see `formats`).
+
     Raises: DamagedCheckpoint: a file is missing, of another size or with other bytes
             ValueError: written by a newer toque
     """
@@ -130,7 +134,7 @@ def load(path: Path) -> dict[str, Any]:
     tensors = load_file(path / _TENSORS)
     state = put_tensors(json.loads((path / _STATE).read_text()), tensors)
     assert isinstance(state, dict)
-    return state
+    return formats.migrate(state, manifest["version"])
 
 
 def load_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
@@ -195,10 +199,11 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"{file} is not a manifest") from None
     if not whole:
         raise DamagedCheckpoint(f"{file} has other content than was written")
-    if manifest["version"] > VERSION:
-        raise checks.InvalidValue(
-            f"{path} was written by a newer toque (format {manifest['version']}, this one reads "
-            f"{VERSION}). Install that version to continue the run."
-        )
+    if manifest["version"] > formats.VERSION:
+        raise checks.invalid(
+            "fit", str(path), f"of format {formats.VERSION} or older",
+            f"format {manifest['version']}, of a newer toque ({manifest.get('toque')}; this is "
+            f"{TOQUE})", "Continue the run with that version.",
+        )  # fmt: skip
     assert isinstance(manifest, dict)
     return manifest

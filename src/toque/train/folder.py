@@ -1,6 +1,7 @@
 """The run folder: one run, one writer, and files that explain themselves.
 
 run.toml              every setting, resolved, and the environment it began in
+data.jsonl.gz         the names of the images it began with
 metrics.jsonl         a row for each stretch of training and each validation
 events.out.tfevents.* the same rows for TensorBoard
 checkpoints/          what the run continues from
@@ -15,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +24,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from toque import checks, durable
+from toque.train import inventory
 from toque.train import run as settings_of
+from toque.train.inventory import Inventory
 from toque.train.run import Run
 from toque.version import VERSION
 
@@ -38,10 +42,14 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run folder, and whether this process is the one that began it."""
+    """The paths of a run folder, and whether this process is the one that began it.
+
+    locked: False where the file system has no locks: a second process would not be noticed
+    """
 
     path: Path
     fresh: bool
+    locked: bool = True
 
     @property
     def checkpoints(self) -> Path:
@@ -66,8 +74,12 @@ def default_out(data: str) -> str:
 
 
 @contextlib.contextmanager
-def opened(run: Run, environment: Mapping[str, Any]) -> Iterator[RunFolder]:
+def opened(
+    run: Run, environment: Mapping[str, Any], images: Inventory | None = None
+) -> Iterator[RunFolder]:
     """Create or continue the run folder of resolved settings, alone until the block ends.
+
+    `images` is kept in a new folder, so that a continued one can say which of them changed.
 
     A folder that a user's mistake ends before the first checkpoint is removed again, if this call
     made it: a mistake leaves nothing behind.
@@ -81,18 +93,19 @@ def opened(run: Run, environment: Mapping[str, Any]) -> Iterator[RunFolder]:
     if fresh:
         _refuse_foreign(path)
     else:
-        refuse_other(path, run, environment)
+        refuse_other(path, run, environment, images)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / _LOCK).open("a+")
     except OSError as error:
         raise _unwritable(path, error) from None
     with lock:
-        _lock(lock, path)
-        folder = RunFolder(path, fresh)
+        folder = RunFolder(path, fresh, _lock(lock, path))
         try:
             if fresh:
                 durable.write(path / SETTINGS, _settings_text(run, environment))
+                if images is not None:
+                    images.write(path)
             yield folder
         except OSError as error:
             if fresh and not any(folder.checkpoints.glob("images-*")):
@@ -119,10 +132,20 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
         )
     tree = settings_of.read(file)
     environment = tree.pop("environment", {})
-    return Run(**tree), environment
+    try:
+        return Run(**tree), environment
+    except checks.InvalidValue as error:
+        began = environment.get("toque")
+        if began in (VERSION, None):
+            raise
+        raise checks.InvalidValue(
+            f"{file} is of toque {began}, this is {VERSION}: {error}"
+        ) from None
 
 
-def refuse_other(path: Path, run: Run, environment: Mapping[str, Any]) -> None:
+def refuse_other(
+    path: Path, run: Run, environment: Mapping[str, Any], images: Inventory | None = None
+) -> None:
     """Raise ValueError if the folder's run has other settings or saw other data; name what."""
     stored, began = read_run(path)
     differing = settings_of.differences(stored, run)
@@ -132,10 +155,17 @@ def refuse_other(path: Path, run: Run, environment: Mapping[str, Any]) -> None:
             "Give the same settings to continue it, or choose another folder with --out."
         )
     if began.get("data_fingerprint") != environment.get("data_fingerprint"):
+        changes = images.changes(path) if images is not None else None
+        if changes is None:
+            changes = (
+                f"{began.get('train_images')} + {began.get('val_images')} images then, "
+                f"{environment.get('train_images')} + {environment.get('val_images')} now"
+            )
+        what = f"{run.data} has changed since it began"
+        if stored.data != run.data:
+            what = f"{stored.data} there, {run.data} here"
         raise checks.InvalidValue(
-            f"{path} belongs to a run on other data: {run.data} has changed since it began "
-            f"({began.get('train_images')} + {began.get('val_images')} images then, "
-            f"{environment.get('train_images')} + {environment.get('val_images')} now). "
+            f"{path} belongs to a run on other data: {what} ({changes}). "
             "Put the data back to continue it, or choose another folder with --out."
         )
 
@@ -146,8 +176,9 @@ def _runs_beside(path: Path) -> Iterator[Path]:
 
 def _settings_text(run: Run, environment: Mapping[str, Any]) -> str:
     return (
-        f"# The settings of this run, resolved by toque {VERSION}. The same command continues it;\n"
-        f"# `toque train --config` on this file with another --out runs it anew.\n\n"
+        f"# The settings of this run, resolved by toque {VERSION}. The same command continues it,\n"
+        "# and so does `toque train` on this file, wherever it lies; with another --out it runs\n"
+        "# anew.\n\n"
         + run.as_toml()
         + "\n# What it began with: for the record, not read as settings.\n"
         + settings_of.table("environment", environment)
@@ -157,7 +188,9 @@ def _settings_text(run: Run, environment: Mapping[str, Any]) -> str:
 def _refuse_foreign(path: Path) -> None:
     if path.exists() and not path.is_dir():
         raise checks.invalid("train", "--out", "a folder", f"the file {path}", "Choose another.")
-    inside = [] if not path.exists() else [p.name for p in path.iterdir() if p.name != _LOCK]
+    # What a process leaves that was killed before it wrote run.toml is no obstacle.
+    ours = (_LOCK, f".writing-{SETTINGS}")
+    inside = [] if not path.exists() else [p.name for p in path.iterdir() if p.name not in ours]
     if inside:
         raise checks.InvalidValue(
             f"train: --out must be a run folder or a new one; {path} holds other files "
@@ -172,24 +205,31 @@ def _unwritable(path: Path, error: OSError) -> checks.InvalidValue:
     )  # fmt: skip
 
 
-def _lock(lock: IO[str], path: Path) -> None:
+def _lock(lock: IO[str], path: Path) -> bool:
+    """Hold the lock file until it is closed; false where the file system has no locks.
+
+    The kernel drops the lock when its process ends in whatever way: no stale one is left behind.
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         lock.seek(0)
         holder = lock.read().strip() or "unknown"
         raise checks.InvalidValue(
             f"{path} is in use: process {holder} trains in it. "
             "Wait for it, stop it, or choose another folder with --out."
         ) from None
+    except OSError:  # ENOLCK, ENOTSUP, ENOSYS: some network file systems
+        return False
     lock.truncate(0)
-    lock.write(str(os.getpid()))
+    lock.write(f"{os.getpid()} on {platform.node()}")
     lock.flush()
+    return True
 
 
 def _remove(folder: RunFolder, existed: bool) -> None:
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    for name in (SETTINGS, METRICS, _LOCK):
+    for name in (SETTINGS, METRICS, inventory.FILE, _LOCK):
         (folder.path / name).unlink(missing_ok=True)
     for events in folder.path.glob("events.out.tfevents.*"):
         events.unlink()

@@ -16,6 +16,7 @@ from toque.data import OwnData
 from toque.models.ema import EMA
 from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
 from toque.train.clock import Clock, memory_bytes
+from toque.train.inventory import Inventory
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.metrics import Scores
@@ -160,8 +161,15 @@ def fit(
 
     for note in splits.notes:
         warn(note)
-    with folder.opened(run, recorded) as out, StopRequest() as stop, contextlib.ExitStack() as end:
+    images = Inventory(splits)
+    with (
+        folder.opened(run, recorded, images) as out,
+        StopRequest() as stop,
+        contextlib.ExitStack() as end,
+    ):
         end.enter_context(precision.in_force())
+        if not out.locked:
+            warn(f"{out.path} cannot be locked: do not let two processes train in it")
         found, restored, damages = checkpoint.load_newest(out.checkpoints)
         for damage in damages:
             warn(damage)

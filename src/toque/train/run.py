@@ -187,8 +187,9 @@ class Run(_Section):
 
 
 # What may differ between two commands that continue the same run: nothing of it changes the bits
-# (device and threads of torch are in the fingerprint of the environment instead).
-NOT_IDENTITY = frozenset({"out", "device", "threads", "workers"})
+# (device and threads of torch are in the fingerprint of the environment instead, and whether the
+# data is the same its own fingerprint says: it may lie in another place).
+NOT_IDENTITY = frozenset({"out", "data", "device", "threads", "workers"})
 _NOT_IDENTITY_SECTIONS = ("log.", "checkpoint.every_s", "checkpoint.keep", "checkpoint.background")
 
 
@@ -226,7 +227,8 @@ def load(
             ValueError: not TOML, an unknown setting, a value out of range
     """
     tree: dict[str, Any] = read(source) if source else {}
-    tree.pop("environment", None)
+    if source and tree.pop("environment", None) is not None:
+        tree["out"] = str(source.parent)  # the settings of a run folder, which may have been moved
     tree.update({key: value for key, value in settings.items() if value is not None})
     for path, text in (overrides or {}).items():
         *sections, key = path.split(".")

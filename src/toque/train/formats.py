@@ -1,0 +1,36 @@
+"""The formats of a saved state over time: what an older toque wrote becomes what this one reads.
+
+Whoever changes what `fit` saves raises VERSION and writes the step from the version before. Each
+old format has a run in tests/train/format-N that this one must continue.
+
+1  toque 0.1.0: one optimiser, float32 only
+2  optimisers by name, a loss scale
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+State = dict[str, Any]
+
+VERSION = 2
+
+
+def migrate(state: State, version: int) -> State:
+    """The state as this toque reads it, from the format it was written in."""
+    for number in range(version, VERSION):
+        state = _FROM[number](state)
+    return state
+
+
+def _from_1(state: State) -> State:
+    return {
+        **state,
+        "optimizer": {"default": state["optimizer"]},
+        "loss_scale": None,
+        "environment": {**state["environment"], "precision": "float32"},
+    }
+
+
+_FROM: dict[int, Callable[[State], State]] = {1: _from_1}

@@ -1,0 +1,70 @@
+"""Which images a run was begun with, so that a changed data set can be told by its files.
+
+`data.jsonl.gz` in the run folder has a line for each image: its part, its name, and its stamp (what
+the source knows of it without reading it: label and bytes of a file). A million files take about
+10 MB. It is read only when the fingerprint of the data differs.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from toque import durable
+from toque.data import Splits
+
+FILE = "data.jsonl.gz"
+_SHOWN = 3
+
+
+class Inventory:
+    """The images of a run's splits by name."""
+
+    def __init__(self, splits: Splits) -> None:
+        self._splits = splits
+
+    def write(self, folder: Path) -> None:
+        """Write the file into a run folder."""
+        memory = io.BytesIO()
+        with gzip.GzipFile(fileobj=memory, mode="wb", compresslevel=3, mtime=0) as file:
+            for entry in self._entries():
+                file.write(json.dumps(entry).encode() + b"\n")
+        durable.write(folder / FILE, memory.getvalue())
+
+    def changes(self, folder: Path) -> str | None:
+        """ "2 added (train/cat/9.jpg, val/dog/3.jpg), 1 removed (…)" since the file was written.
+
+        None where that cannot be told: there is no such file, or what changed is not in it (pixels
+        in an array, bytes of a file that kept its size).
+        """
+        try:
+            with gzip.open(folder / FILE, "rt", encoding="utf-8") as file:
+                before = {(part, name): stamp for part, name, stamp in map(json.loads, file)}
+        except (OSError, EOFError, ValueError, zlib.error):
+            return None
+        if not before:
+            return None
+        now = {(part, name): stamp for part, name, stamp in self._entries()}
+        kinds = {
+            "changed": [key for key in now if key in before and now[key] != before[key]],
+            "added": [key for key in now if key not in before],
+            "removed": [key for key in before if key not in now],
+        }
+        told = [f"{_some(keys)} {kind}" for kind, keys in kinds.items() if keys]
+        return ", ".join(told) or None
+
+    def _entries(self) -> Iterator[tuple[str, str, str]]:
+        for part, source in (("train", self._splits.train), ("val", self._splits.val)):
+            for index in range(len(source)):
+                yield part, source.name(index), source.stamp(index)
+
+
+def _some(keys: list[tuple[str, str]]) -> str:
+    """ "5 (train/a.jpg, train/b.jpg, val/c.jpg and 2 more)"."""
+    shown = ", ".join("/".join(key) for key in keys[:_SHOWN])
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return f"{len(keys)} ({shown}{more})"
