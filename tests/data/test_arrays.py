@@ -72,12 +72,17 @@ def test_the_fingerprint_is_of_the_content():
         ((PIXELS.astype(np.float32), LABELS), TypeError, "images must be uint8; got torch.float32"),
         ((PIXELS[:, :, 0, 0], LABELS), ValueError, r"got \[6, 3\]"),
         ((np.zeros((6, 4, 4, 4), np.uint8), LABELS), ValueError, "1 or 3 channels"),
-        ((PIXELS, [0, 1]), ValueError, r"labels must be of shape \[6\]; got \[2\]"),
+        ((PIXELS, [0, 1]), ValueError, "labels must be 6, one for each image; got 2"),
         ((PIXELS, [[0]] * 6), ValueError, r"labels must be of shape \[N\]"),
-        ((PIXELS, [0.5] * 6), TypeError, "labels must be integers; got float64"),
+        ((PIXELS, list("abcdef")), TypeError, "labels must be integers or numbers; got <U1"),
+        (
+            (PIXELS, [[0.5, np.nan]] * 6),
+            ValueError,
+            r"labels must be finite; got \[0.5, nan\] at 0",
+        ),
         ((PIXELS, [0, 1, 2, 0, 1, -1]), ValueError, r"labels must be in 0 .. 2; got -1"),
         ((PIXELS, LABELS, ["a", "b"]), ValueError, r"labels must be in 0 .. 1; got 2"),
-        ((PIXELS, LABELS, None, ["a"]), ValueError, "names must be 6 names; got 1"),
+        ((PIXELS, LABELS, None, ["a"]), ValueError, "names must be 6, one for each image; got 1"),
     ],
 )
 def test_mistakes(arguments, kind, words):

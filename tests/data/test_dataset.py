@@ -65,15 +65,15 @@ def test_kinds_of_labels(label):
 @pytest.mark.parametrize(
     ("item", "words"),
     [
-        (CHW, r"every item must be \(image, label\); got Tensor at 0"),
-        ((CHW, 1, 2), r"every item must be \(image, label\); got tuple at 0"),
+        (CHW, r"every item must be \(image, target\); got Tensor at 0"),
+        ((CHW, 1, 2), r"every item must be \(image, target\); got tuple at 0"),
         ((CHW.int(), 1), r"every image must be .*; got tensor of torch.int32 \[3, 4, 5\] at 0"),
         ((CHW[None], 1), r"got tensor of torch.uint8 \[1, 3, 4, 5\] at 0"),
         (("cat.jpg", 1), "every image must be .*; got str of"),
-        ((CHW, "cat"), "every label must be one integer; got 'cat' at 0"),
-        ((CHW, torch.tensor([1, 2])), "every label must be one integer"),
-        ((CHW, 1.5), "every label must be one integer; got 1.5"),
-        ((CHW, torch.tensor(1.0)), "every label must be one integer"),
+        ((CHW, "cat"), r"every target must be a class number, .*; got 'cat' at 0"),
+        ((CHW, torch.zeros(2, 3, 4)), r"every target must be .*; got Tensor \[2, 3, 4\] at 0"),
+        ((CHW, torch.zeros(5, 6)), r"every target must be .*; got Tensor \[5, 6\] at 0"),
+        ((CHW, None), "every target must be .*; got None at 0"),
     ],
 )
 def test_items_that_cannot_be_used(item, words):
@@ -86,7 +86,9 @@ def test_something_else_than_a_map_style_dataset():
         def __iter__(self):
             return iter([])
 
-    with pytest.raises(TypeError, match="dataset must be a map-style Dataset; got Stream"):
+    with pytest.raises(
+        TypeError, match=r"dataset must be a map-style Dataset, .*; got the IterableDataset Stream"
+    ):
         DatasetSource(Stream())
     with pytest.raises(TypeError, match="Give it the method __len__"):
         DatasetSource(5)

@@ -335,7 +335,7 @@ def test_a_mistake_in_a_worker_is_one_sentence():
 
     batches = evaluation_batches(DatasetSource(NoLabel()), None, batch_size=4, threads=1, workers=1)
     with pytest.raises(
-        checks.UserMistake, match=r"^DatasetSource: every label must be one integer"
+        checks.UserMistake, match=r"^DatasetSource: every target must be a class number"
     ):
         next(batches)
 

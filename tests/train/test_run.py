@@ -101,5 +101,5 @@ def test_what_does_not_change_the_bits_may_differ():
     assert settings_of.differences(run, other) == []
     assert settings_of.differences(run, run.changed(epochs=20, loss={"label_smoothing": 0})) == [
         "epochs: 12.0 there, 20.0 here",
-        "loss.label_smoothing: 0.1 there, 0.0 here",
+        "loss.label_smoothing: unset there, 0.0 here",
     ]

@@ -170,9 +170,7 @@ class Compose:
         canvases = self.canvases(parameters, sizes)
         result = self.apply(images, parameters, out=out)
         if masks is not None:
-            for canvas in canvases:
-                masks = targets.move_masks(masks, canvas, ignore_index)
-            assert isinstance(masks, torch.Tensor)
+            masks = _moved(masks, canvases, ignore_index)
         inverse = np.linalg.inv(targets.total_matrix(canvases))
         height, width = result.shape[2:]
         kept: list[torch.Tensor] | None = None
@@ -183,6 +181,18 @@ class Compose:
         if keypoints is not None:
             keypoints = list(map(targets.move_points, keypoints, inverse))
         return Augmented(result, masks, boxes, kept, keypoints)
+
+    def apply_to_masks(
+        self, masks: Masks, parameters: Parameters, ignore_index: int = 255
+    ) -> torch.Tensor:
+        """Masks under parameters drawn before, as `apply` moves the images they belong to.
+
+        Shape: masks [B, H, W] or [B, C, H, W], or one for each image -> [B, h, w] or [B, C, h, w]
+        Args:  ignore_index: what a mask gets where the result shows nothing of the image
+        """
+        sizes = np.array([mask.shape[-2:] for mask in masks], dtype=np.int64).reshape(-1, 2)
+        targets.check_sizes("Compose", sizes, masks)
+        return _moved(masks, self.canvases(parameters, sizes), ignore_index)
 
     def canvases(
         self, parameters: Parameters, sizes: Sequence[tuple[int, int]] | Counts
@@ -335,3 +345,10 @@ class Compose:
                 f"{list(out.shape)} {out.dtype} on {out.device}", "Leave it out to have it made.",
             )  # fmt: skip
         return out
+
+
+def _moved(masks: Masks, canvases: Sequence[Canvas], ignore_index: int) -> torch.Tensor:
+    for canvas in canvases:
+        masks = targets.move_masks(masks, canvas, ignore_index)
+    assert isinstance(masks, torch.Tensor)
+    return masks

@@ -15,7 +15,7 @@ from toque.augment.flip import RandomHorizontalFlip
 from toque.augment.plan import Transform
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PRESETS = ("imagenet", "light", "cifar", "none")
+PRESETS = ("imagenet", "light", "cifar", "none", "whole")
 
 
 def preset(
@@ -35,6 +35,7 @@ def preset(
     "cifar"     a shift by an eighth of the size, flip, a cut-out square of a quarter of it
     "none"      for validation: resized to the size / 0.875, the middle cut out; up to 64 pixels the
                 whole image
+    "whole"     resized to the size, nothing cut off: for numbers and masks, which must not lose any
 
     Args:    mean, std: of values in 0 .. 1; ImageNet's by default, 0.5 and 0.5 unless channels is 3
     Raises:  ValueError: an unknown name, a size < 1
@@ -75,5 +76,6 @@ def preset(
             *([whole] if small else [Resize(round(size / 0.875)), CenterCrop(size)]),
             normalize,
         ],
+        "whole": [whole, normalize],
     }
     return Compose(steps[name], dtype=dtype, channels_last=channels_last)

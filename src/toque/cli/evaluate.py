@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -28,29 +27,20 @@ def evaluate(
     found = measure(run, data)
     settings, environment = read_run(Path(run))
     classes = environment["classes"]
-    confusion = found.confusion(len(classes))
     scores = found.scores(settings.seed)
     if as_json:
-        answer = {
-            "images": len(found.targets),
-            "loss": found.loss,
-            "accuracy": found.accuracy,
-            "classes": classes,
-            "confusion": confusion.tolist(),
-            "scores": scores.as_dict() if scores else None,
-        }
+        answer = found.as_dict(classes)
+        if scores is not None:
+            answer["scores"] = scores.as_dict()
         print(json.dumps(answer))
         return
     from rich.console import Console
     from rich.table import Table
 
-    from toque.train.report.confusion import scores as by_class
-
-    table = Table("class", "images", "recall", "precision", "F1")
-    for score in by_class(confusion, classes):
-        shares = (score.recall, score.precision, score.f1)
-        shown = ("-" if math.isnan(share) else f"{100 * share:.1f} %" for share in shares)
-        table.add_row(score.name, str(score.count), *shown)
+    each = found.table(classes)
+    table = Table(*each.columns)
+    for row in each.rows:
+        table.add_row(*row)
     Console().print(table)
     if scores is not None:
         print(f"macro F1 {scores.f1.percent()}\n{scores.calibration.sentence()}")

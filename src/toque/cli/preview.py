@@ -55,8 +55,9 @@ def preview(
     own = prepare.Own()
     run = settings_of.load(config, pairs, data=data, out=None)
     splits = prepare.open_splits(run, own)
-    run = prepare.resolve(run, splits, own)
-    pipeline, _ = prepare.pipelines(run, splits)
+    task = prepare.task_of(splits, own)
+    run = prepare.resolve(run, splits, own, task)
+    pipeline, _ = prepare.pipelines(run, splits, task)
     if pipeline is None:
         raise checks.invalid(
             "toque preview", "augment", "a preset", run.augment, "As in --set augment=light."

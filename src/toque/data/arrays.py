@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from toque import checks
+from toque.data import targets
 from toque.data.source import Source
+from toque.data.targets import Targets, Task
 
 
 class ArraySource(Source):
-    """uint8 images in one array, with their labels.
+    """uint8 images in one array, with their targets.
 
     The array is not copied: [N, H, W, C] is read as channels_last [N, C, H, W]. Which of the two a
     4-dimensional array is, its channels say: 1 or 3 of them in the last place or in the second; an
     array that could be both is taken as [N, C, H, W].
 
-    Shape:  images [N, H, W], [N, H, W, C] or [N, C, H, W]; labels [N]
-    Dtype:  images uint8; labels any integers
+    Shape:  images [N, H, W], [N, H, W, C] or [N, C, H, W]; labels [N] class numbers, [N, K] of 0
+            and 1, [N, D] numbers, or [N, H, W] masks
+    Dtype:  images uint8; labels integers or floats, masks uint8 or int64
     Args:   images: tensor or array
-            labels: one class number an image
-            classes: a name for each number; without it the numbers themselves, as text
+            labels: one class number, row or mask an image
+            classes: a name for each class, label or number; without it their numbers, as text
             names: what to call each image; without it its number
+            task: what the labels mean, where they could mean two things: integers are classes, and
+            rows of 0 and 1 are labels, unless it says "regression"
+            weights: how much each image counts, [N]
     Raises: ValueError: shapes that disagree, labels outside the classes
-            TypeError: images that are not uint8, labels that are not integers
+            TypeError: images that are not uint8, labels that are not numbers
     Example: >>> ArraySource(torch.zeros(10, 28, 28, dtype=torch.uint8), [0, 1] * 5).read(0).shape
              torch.Size([1, 28, 28])
     """
@@ -39,6 +46,9 @@ class ArraySource(Source):
         labels: torch.Tensor | np.ndarray | Sequence[int],
         classes: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
+        *,
+        task: Task | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         tensor = images if isinstance(images, torch.Tensor) else torch.from_numpy(images)
         if tensor.dtype != torch.uint8:
@@ -46,27 +56,38 @@ class ArraySource(Source):
                 "ArraySource", "images", "uint8", tensor.dtype, "Give values 0 .. 255."
             )
         self.images = _channels_second(tensor)
-        self._labels, self._classes = label_numbers("ArraySource", labels, classes)
-        if len(self._labels) != len(self.images):
-            raise checks.invalid(
-                "ArraySource", "labels", f"of shape [{len(self.images)}]",
-                list(self._labels.shape), "Give one label for each image.",
-            )  # fmt: skip
-        if names is not None and len(names) != len(self.images):
-            raise checks.invalid(
-                "ArraySource", "names", f"{len(self.images)} names", len(names),
-                "Give one name for each image.",
-            )  # fmt: skip
+        self._masks: torch.Tensor | None = None
+        shape = labels.shape if isinstance(labels, torch.Tensor | np.ndarray) else ()
+        if len(shape) == 3:
+            self._masks, given = _masks_of(labels, self.images, classes)
+        else:
+            given = targets.of("ArraySource", labels, classes, task)
+        self._targets = given
+        for argument, one in (("labels", given.values), ("names", names), ("weights", weights)):
+            if one is not None and len(one) != len(self.images):
+                raise checks.invalid(
+                    "ArraySource", argument, f"{len(self.images)}, one for each image", len(one),
+                    "Give as many as there are images.",
+                )  # fmt: skip
         self._names = names
+        self._weights = weights
         self._fingerprint: str | None = None
 
     @property
+    def task(self) -> Task:
+        return self._targets.task
+
+    @property
     def classes(self) -> tuple[str, ...]:
-        return self._classes
+        return self._targets.names
 
     @property
     def labels(self) -> np.ndarray:
-        return self._labels
+        return self._targets.values
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        return self._weights
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,14 +102,25 @@ class ArraySource(Source):
         """Several images by one gather: [B, C, H, W]."""
         return self.images[torch.from_numpy(indices)]
 
+    def mask(self, index: int) -> torch.Tensor:
+        assert self._masks is not None
+        return self._masks[index]
+
+    def masks(self, indices: np.ndarray) -> torch.Tensor:
+        """Several masks by one gather: [B, H, W]."""
+        assert self._masks is not None
+        return self._masks[torch.from_numpy(indices)]
+
     def fingerprint(self) -> str:
         if self._fingerprint is None:
             digest = hashlib.sha256(repr((tuple(self.images.shape), self.classes)).encode())
-            digest.update(self._labels.tobytes())
-            for block in torch.split(
-                self.images, 4096
-            ):  # a view in another order is copied by blocks
-                digest.update(block.contiguous().numpy().data)
+            digest.update(self.labels.tobytes())
+            if self._weights is not None:
+                digest.update(self._weights.tobytes())
+            arrays = [self.images] if self._masks is None else [self.images, self._masks]
+            for array in arrays:
+                for block in torch.split(array, 4096):  # a view in another order is copied
+                    digest.update(block.contiguous().numpy().data)
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
@@ -106,27 +138,21 @@ def _channels_second(images: torch.Tensor) -> torch.Tensor:
     )  # fmt: skip
 
 
-def label_numbers(
-    where: str,
-    labels: torch.Tensor | np.ndarray | Sequence[int],
-    classes: Sequence[str] | None,
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as int64 [N] and the class names they point to."""
-    numbers = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if numbers.ndim != 1:
+def _masks_of(
+    labels: Any, images: torch.Tensor, classes: Sequence[str] | None
+) -> tuple[torch.Tensor, Targets]:
+    masks = labels if isinstance(labels, torch.Tensor) else torch.from_numpy(labels)
+    if masks.dtype not in (torch.uint8, torch.int64):
+        masks = masks.long()
+    if len(masks) != len(images):
         raise checks.invalid(
-            where, "labels", "of shape [N]", list(numbers.shape), "Give one label for each image."
-        )
-    if numbers.size and numbers.dtype.kind not in "iu":
-        raise checks.invalid_type(
-            where, "labels", "integers", numbers.dtype, "Number the classes from 0."
-        )
-    numbers = numbers.astype(np.int64)
-    largest = int(numbers.max()) if numbers.size else -1
-    names = tuple(str(label) for label in range(largest + 1)) if classes is None else tuple(classes)
-    if numbers.size and (int(numbers.min()) < 0 or largest >= len(names)):
-        wrong = int(numbers.min()) if int(numbers.min()) < 0 else largest
-        raise checks.invalid(
-            where, "labels", f"in 0 .. {len(names) - 1}", wrong, "Name every class in `classes`."
-        )
-    return numbers, names
+            "ArraySource", "labels", f"{len(images)} masks, one for each image", len(masks),
+            "Give one mask for each image.",
+        )  # fmt: skip
+    if classes is None:
+        count = max((targets.largest_class(mask) for mask in masks), default=-1) + 1
+        classes = [str(number) for number in range(max(count, 2))]
+    for number, mask in enumerate(masks):
+        image = images[number] if number == 0 else None  # arrays: all have the size of the first
+        targets.check_mask("ArraySource", mask, image, len(classes), str(number))
+    return masks, Targets("segmentation", tuple(classes), np.empty((len(masks), 0), np.float32))

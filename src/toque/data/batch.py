@@ -1,6 +1,6 @@
 """What the loader gives, and what it asks of an augmentation pipeline.
 
-Shape letters: B images in the batch, C channels, h x w pixels.
+Shape letters: B images in the batch, C channels, h x w pixels, K labels, D numbers.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from toque.random import Key
 class Batch:
     """One batch.
 
-    Shape: images [B, C, h, w], targets [B], indices [B], epoch [B]
-    Dtype: images as the pipeline gives them; the rest int64
+    Shape: images [B, C, h, w]; targets [B], [B, K], [B, D] or [B, h, w]; indices [B], epoch [B]
+    Dtype: images as the pipeline gives them; targets int64 classes, float32 labels or numbers, or
+           masks uint8 or int64 of classes, 255 where none counts; the rest int64
     """
 
     images: torch.Tensor
@@ -33,7 +34,8 @@ class Batch:
 
 
 class Pipeline(Protocol):
-    """What the loader needs of toque.augment.Compose; anything with these three will do.
+    """What the loader needs of toque.augment.Compose; anything with these will do, and the last is
+    asked for by masks alone.
 
     `draw` gives parameters for the images of a key, of which `parameters[i:j]` are those of images
     i to j; `apply` is pure and is called from several threads at once.
@@ -53,6 +55,11 @@ class Pipeline(Protocol):
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The batch [B, C, h, w], written into `out` if given."""
+
+    def apply_to_masks(
+        self, masks: torch.Tensor | Sequence[torch.Tensor], parameters: Any
+    ) -> torch.Tensor:
+        """The masks [B, h, w], moved as their images are; 255 where the result shows no image."""
 
 
 @runtime_checkable

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ import torch
 from toque import checks
 from toque.data.batch import Batch, Pipeline, Reducing
 from toque.data.buffers import Buffers
-from toque.data.reading import Images
+from toque.data.reading import Images, Targets
 from toque.data.scratch import Scratch
 from toque.data.source import Source
 from toque.random import Key
@@ -32,7 +32,7 @@ DECODED_BYTES = 32 * 2**20  # decoded images that one thread holds before they a
 
 _scratch = Scratch()
 
-Reads = Generator[tuple[Images, torch.Tensor] | Exception]
+Reads = Generator[tuple[Images, Targets] | Exception]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +51,13 @@ class Work:
 
     @functools.cached_property
     def targets(self) -> torch.Tensor:
-        """The label of every image of the source: int64 [N]."""
+        """What belongs to every image of the source: int64 [N] or float32 [N, K]."""
         return torch.from_numpy(self.source.labels)
+
+    @functools.cached_property
+    def masked(self) -> bool:
+        """Whether it is a mask instead."""
+        return self.source.task == "segmentation"
 
 
 class Chunk:
@@ -84,6 +89,13 @@ class Chunk:
         return indices, epochs, pipeline.draw(Key(self._work.seed, epochs, indices))
 
 
+class _Ready(NamedTuple):
+    """Some prepared images, with their masks where the targets are masks."""
+
+    images: torch.Tensor
+    masks: torch.Tensor | None = None
+
+
 class Block:
     """One or several batches that share one piece of output memory."""
 
@@ -92,9 +104,9 @@ class Block:
         self._chunk = chunk
         self._start = start
         self._stop = stop
-        self._given: tuple[Images, torch.Tensor] | None = None
+        self._given: tuple[Images, Targets] | None = None
         self._out: torch.Tensor | None = None
-        self._jobs: list[Future[torch.Tensor]] = []
+        self._jobs: list[Future[_Ready]] = []
         self.failure: Exception | None = None
 
     def begin(
@@ -135,9 +147,9 @@ class Block:
             parts = [job.result() for job in self._jobs]
         else:
             parts = [self._prepare(0, num_images)]
-        images = parts[0] if self._out is None else self._out
+        images = parts[0].images if self._out is None else self._out
         indices, epochs, _ = self._chunk.part(self._start, self._stop)
-        targets = self._given[1] if self._given else self._work.targets[torch.from_numpy(indices)]
+        targets = self._targets(parts, indices)
         if num_images <= batch_size:
             return [Batch(images, targets, indices, epochs)]
         cuts = [slice(start, start + batch_size) for start in range(0, num_images, batch_size)]
@@ -146,7 +158,16 @@ class Block:
         )
         return [Batch(image, target, indices[cut], epochs[cut]) for image, target, cut in each]
 
-    def _prepare(self, first: int, last: int) -> torch.Tensor:
+    def _targets(self, parts: Sequence[_Ready], indices: np.ndarray) -> torch.Tensor:
+        masks = [part.masks for part in parts if part.masks is not None]
+        if masks:
+            return masks[0] if len(masks) == 1 else torch.cat(masks)
+        if self._given:
+            assert isinstance(self._given[1], torch.Tensor)
+            return self._given[1]
+        return self._work.targets[torch.from_numpy(indices)]
+
+    def _prepare(self, first: int, last: int) -> _Ready:
         """Read and augment images first .. last of the block, in any thread."""
         indices, _, parameters = self._chunk.part(self._start + first, self._start + last)
         pipeline, done, ready = self._work.pipeline, 0, []
@@ -161,7 +182,19 @@ class Block:
             else:
                 ready.append(pipeline.apply(images, parameters[now], out=out))
             done = now.stop
-        return ready[0] if len(ready) == 1 or self._out is not None else torch.cat(ready)
+        together = ready[0] if len(ready) == 1 or self._out is not None else torch.cat(ready)
+        masks = self._masks(indices, first, last)
+        if masks is None:
+            return _Ready(together)
+        if pipeline is None:
+            return _Ready(together, _stacked(masks))
+        return _Ready(together, pipeline.apply_to_masks(masks, parameters))
+
+    def _masks(self, indices: np.ndarray, first: int, last: int) -> Targets | None:
+        if self._given is not None:
+            targets = self._given[1]
+            return None if isinstance(targets, torch.Tensor) else targets[first:last]
+        return self._work.source.masks(indices) if self._work.masked else None
 
     def _read(
         self, indices: np.ndarray, parameters: Any, first: int, last: int

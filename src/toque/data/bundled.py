@@ -1,4 +1,5 @@
-"""The data that ships with toque: a subset of Fashion-MNIST (MIT, see bundled/LICENSE.txt)."""
+"""The data that ships with toque: a subset of Fashion-MNIST (MIT) and nuclei under a microscope
+(CC0); see bundled/LICENSE.txt."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from toque.data.arrays import ArraySource
 
-NAMES = ("fashion",)
+NAMES = ("fashion", "nuclei")
 
 
 @functools.cache
@@ -38,6 +39,28 @@ def fashion(channels: int = 1) -> tuple[ArraySource, ArraySource]:
         for part in ("train", "test")
     )
     return train, test
+
+
+def nuclei(channels: int = 1) -> tuple[ArraySource, ArraySource]:
+    """160 training and 40 validation images of cell nuclei, 128 x 128 gray, with masks of two
+    classes. With three channels the gray one is given three times.
+    """
+    arrays = _arrays("nuclei128.npz.xz")
+    train, val = (
+        ArraySource(
+            _repeated(arrays[f"{part}_images"], channels),
+            arrays[f"{part}_masks"],
+            ("background", "nucleus"),
+            [f"{part}/{name}" for name in arrays[f"{part}_ids"]],
+        )
+        for part in ("train", "val")
+    )
+    return train, val
+
+
+def named(name: str, channels: int = 1) -> tuple[ArraySource, ArraySource]:
+    """The training and validation part of one of NAMES."""
+    return {"fashion": fashion, "nuclei": nuclei}[name](channels)
 
 
 def _repeated(gray: np.ndarray, channels: int) -> np.ndarray:

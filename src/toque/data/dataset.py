@@ -11,13 +11,14 @@ import numpy as np
 import torch
 
 from toque import checks, random
-from toque.data.arrays import label_numbers
+from toque.data import targets
 from toque.data.decoding import pixels_of
-from toque.data.source import Source
+from toque.data.source import Source, Target
+from toque.data.targets import Targets, Task
 
 
 class DatasetSource(Source):
-    """Any map-style Dataset whose items are (image, label).
+    """Any map-style Dataset whose items are (image, target).
 
     The user's code may draw from the global generators, and these are shared by all threads:
     therefore the items are read one after the other (or by worker processes), each after reseeding
@@ -25,14 +26,17 @@ class DatasetSource(Source):
     of workers. Generators that the Dataset made for itself are out of reach: make them from
     torch.initial_seed() inside __getitem__.
 
-    An image may be a uint8 tensor [C, H, W], an array [H, W] or [H, W, C], an image of Pillow's, or
-    a float tensor, which is passed on as it is.
+    A target may be a class number, a row of 0 and 1 for several labels, a number or a row of them,
+    or a mask [H, W]; an image may be a uint8 tensor [C, H, W], an
+    array [H, W] or [H, W, C], an image of Pillow's, or a float tensor, which is passed on as it is.
 
     Args:   dataset: has __len__ and __getitem__
-            classes: a name for each label; without it dataset.classes, or else the numbers seen
-            labels: the label of each item; without it dataset.targets, where there are any and no
+            classes: a name for each class, label or number; without it dataset.classes, or else the
+            numbers seen
+            labels: the target of each item; without it dataset.targets, where there are any and no
             target_transform, or else every item is read once when they are asked for
-    Raises: TypeError: no __len__ or __getitem__, items that are not (image, label)
+            task: what the targets mean, where they could mean two things (see ArraySource)
+    Raises: TypeError: no __len__ or __getitem__, items that are not (image, target)
     Example: >>> DatasetSource(torchvision.datasets.FakeData(size=10))
     """
 
@@ -43,7 +47,16 @@ class DatasetSource(Source):
         dataset: Any,
         classes: Sequence[str] | None = None,
         labels: torch.Tensor | np.ndarray | Sequence[int] | None = None,
+        *,
+        task: Task | None = None,
     ) -> None:
+        if isinstance(dataset, torch.utils.data.IterableDataset):
+            raise checks.invalid_type(
+                "DatasetSource", "dataset", "a map-style Dataset, whose items have numbers",
+                f"the IterableDataset {type(dataset).__name__}",
+                "A stream cannot be shuffled by a seed or continued where a run was stopped: give "
+                "it __len__ and __getitem__, or write its items as tar shards.",
+            )  # fmt: skip
         for method in ("__len__", "__getitem__"):
             if not hasattr(dataset, method):
                 raise checks.invalid_type(
@@ -52,30 +65,59 @@ class DatasetSource(Source):
                 )  # fmt: skip
         self.dataset = dataset
         named = classes if classes is not None else _named_classes(dataset)
-        self._classes = None if named is None else tuple(str(name) for name in named)
-        self._labels: np.ndarray | None = None
-        labels = _listed_targets(dataset) if labels is None else labels
+        self._names = None if named is None else tuple(str(name) for name in named)
+        self._asked = task
+        self._targets: Targets | None = None
+        labels = _listed_targets(dataset) if labels is None and task != "segmentation" else labels
         if labels is not None:
-            self._labels, self._classes = label_numbers("DatasetSource", labels, self._classes)
+            self._targets = targets.of("DatasetSource", labels, self._names, task)
+
+    @property
+    def task(self) -> Task:
+        return self._known().task
 
     @property
     def classes(self) -> tuple[str, ...]:
-        if self._classes is None:
-            self._read_labels()
-        assert self._classes is not None
-        return self._classes
+        return self._known().names
 
     @property
     def labels(self) -> np.ndarray:
-        if self._labels is None:
-            self._read_labels()
-        assert self._labels is not None
-        return self._labels
+        return self._known().values
 
-    def _read_labels(self) -> None:
-        with random.kept_globals():
-            labels = [self._keyed(index)[1] for index in range(len(self))]
-        self._labels, self._classes = label_numbers("DatasetSource", labels, self._classes)
+    def _known(self) -> Targets:
+        if self._targets is None:
+            with random.kept_globals():
+                self._targets = self._read_targets()
+        return self._targets
+
+    def _read_targets(self) -> Targets:
+        """Every target, from the items read one by one; of masks only the largest class is kept."""
+        rows: list[int | torch.Tensor] = []
+        largest = 1
+        kinds = set()
+        for index in range(len(self)):
+            target = self._keyed(index)[1]
+            kinds.add(target.ndim if isinstance(target, torch.Tensor) else 0)
+            if len(kinds) > 1:
+                raise checks.invalid_type(
+                    "DatasetSource", "every target", "of one kind", f"another one at {index}",
+                    "Return class numbers, rows or masks throughout.",
+                )  # fmt: skip
+            if isinstance(target, torch.Tensor) and target.ndim == 2:
+                largest = max(largest, targets.largest_class(target))
+            else:
+                rows.append(target)
+        if kinds == {2}:
+            names = self._names or tuple(map(str, range(largest + 1)))
+            return Targets("segmentation", names, np.empty((len(self), 0), np.float32))
+        values: np.ndarray = (
+            np.stack([np.asarray(row) for row in rows]) if rows else np.empty(0, np.int64)
+        )
+        column = values.ndim == 2 and values.shape[1] == 1 and self._names is None
+        return targets.of(
+            "DatasetSource", values[:, 0] if column and self._asked is None else values,
+            self._names, self._asked,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -88,24 +130,36 @@ class DatasetSource(Source):
         with random.kept_globals():
             return self._keyed(index)[0]
 
-    def _keyed(self, index: int) -> tuple[torch.Tensor, int]:
+    def mask(self, index: int) -> torch.Tensor:
+        with random.kept_globals():
+            target = self._keyed(index)[1]
+        assert isinstance(target, torch.Tensor)
+        return target
+
+    def _keyed(self, index: int) -> tuple[torch.Tensor, Target]:
         random.seed_globals(0, "item", 0, index)
         return self.item(index)
 
-    def item(self, index: int) -> tuple[torch.Tensor, int]:
+    def item(self, index: int) -> tuple[torch.Tensor, Target]:
         item = self.dataset[index]
         if not isinstance(item, tuple | list) or len(item) != 2:
             found = f"{type(item).__name__} at {index}"
             raise checks.invalid_type(
-                "DatasetSource", "every item", "(image, label)", found,
-                "Return the image and its class number from __getitem__.",
+                "DatasetSource", "every item", "(image, target)", found,
+                "Return the image and its class number, row of numbers or mask from __getitem__.",
             )  # fmt: skip
-        return as_image(item[0], index), _as_label(item[1], index)
+        image, target = as_image(item[0], index), _as_target(item[1], index)
+        if isinstance(target, torch.Tensor) and target.ndim == 2:
+            count = None if self._names is None else len(self._names)
+            return image, targets.check_mask("DatasetSource", target, image, count, str(index))
+        if self._asked == "regression" and isinstance(target, int):
+            return image, torch.tensor([float(target)])
+        return image, target
 
     def fingerprint(self) -> str:
         """sha256 over the Dataset's type, its length and classes: its content is not read."""
         kind = f"{type(self.dataset).__module__}.{type(self.dataset).__qualname__}"
-        return hashlib.sha256(repr((kind, len(self), self._classes)).encode()).hexdigest()
+        return hashlib.sha256(repr((kind, len(self), self._names)).encode()).hexdigest()
 
 
 def _named_classes(dataset: Any) -> Sequence[str] | None:
@@ -117,14 +171,17 @@ def _named_classes(dataset: Any) -> Sequence[str] | None:
     return list(dataset.classes)
 
 
-def _listed_targets(dataset: Any) -> Sequence[int] | None:
+def _listed_targets(dataset: Any) -> np.ndarray | None:
     """The `targets` of a Dataset as torchvision's have them, where they are what its items say."""
-    targets = getattr(dataset, "targets", None)
-    if targets is None or getattr(dataset, "target_transform", None) is not None:
+    listed = getattr(dataset, "targets", None)
+    if listed is None or getattr(dataset, "target_transform", None) is not None:
         return None
-    listed = np.asarray(targets)
-    fits = listed.shape == (len(dataset),) and listed.dtype.kind in "iu"
-    return [int(target) for target in listed] if fits else None
+    try:
+        array = np.asarray(listed)
+    except ValueError:  # rows of different lengths
+        return None
+    fits = array.ndim in (1, 2) and len(array) == len(dataset) and array.dtype.kind in "iuf"
+    return array if fits else None
 
 
 def as_image(image: Any, index: int) -> torch.Tensor:
@@ -156,11 +213,40 @@ def _not_an_image(found: str, index: int) -> checks.InvalidType:
     )  # fmt: skip
 
 
-def _as_label(label: Any, index: int) -> int:
+def _as_target(target: Any, index: int) -> Target:
+    """A user's target: a class number, float32 [K], or a mask uint8 or int64 [H, W]."""
+    if not isinstance(target, torch.Tensor):
+        try:
+            return operator.index(target)
+        except TypeError:
+            pass
     try:
-        return operator.index(label.item() if hasattr(label, "item") else label)
-    except (TypeError, ValueError, RuntimeError):
-        raise checks.invalid_type(
-            "DatasetSource", "every label", "one integer", f"{label!r} at {index}",
-            "Return the number of the class.",
-        ) from None  # fmt: skip
+        array = target if isinstance(target, torch.Tensor) else torch.from_numpy(_array(target))
+    except (TypeError, ValueError):
+        raise _not_a_target(target, index) from None
+    if array.ndim == 3 and array.shape[0] == 1:
+        array = array[0]
+    whole = not array.is_floating_point() and not array.is_complex()
+    if array.ndim == 0 or (whole and array.numel() == 1 and array.ndim == 1):
+        return int(array) if whole else array.float()[None]
+    if array.ndim == 1 and not array.is_complex():
+        return array.float()
+    if array.ndim == 2 and whole:
+        return array if array.dtype == torch.uint8 else array.long()
+    raise _not_a_target(target, index)
+
+
+def _array(target: Any) -> np.ndarray:
+    array = np.array(target)
+    if array.dtype.kind not in "iufb":
+        raise TypeError(array.dtype)
+    return array
+
+
+def _not_a_target(target: Any, index: int) -> checks.InvalidType:
+    shape = f" {list(target.shape)}" if hasattr(target, "shape") and len(target.shape) else ""
+    found = f"{type(target).__name__}{shape}" if shape else repr(target)
+    return checks.invalid_type(
+        "DatasetSource", "every target", "a class number, a row of numbers or a mask [H, W]",
+        f"{found} at {index}", "Change what __getitem__ returns.",
+    )  # fmt: skip

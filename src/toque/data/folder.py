@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.data.arrays import label_numbers
+from toque.data import targets
 from toque.data.decoding import MAX_PIXELS
 from toque.data.encoded import Encoded
 from toque.data.source import Source
@@ -56,7 +56,8 @@ class FolderSource(Source):
         self.root = Path(root)
         self.channels = channels
         self._names = tuple(names)
-        self._labels, self._classes = label_numbers("FolderSource", labels, classes)
+        given = targets.of("FolderSource", labels, classes, "classification")
+        self._labels, self._classes = given.values, given.names
         if len(self._labels) != len(self._names):
             raise checks.invalid(
                 "FolderSource", "labels", f"of shape [{len(self._names)}]",

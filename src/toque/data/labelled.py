@@ -34,7 +34,7 @@ def open_labelled(
              files that cannot be used
     """
     if isinstance(data, str) and data in bundled.NAMES:
-        _, val = bundled.fashion(channels)
+        _, val = bundled.named(data, channels)
         _check_known(val.classes, classes, data)
         return val
     root = existing_folder(data)

@@ -52,7 +52,7 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
     """
     _check_settings(val_fraction, on_bad, max_pixels, channels)
     if isinstance(data, str) and data in bundled.NAMES:
-        train, val = bundled.fashion(channels or 1)
+        train, val = bundled.named(data, channels or 1)
         return Splits(train, val, train.classes, (), channels or 1)
     root = existing_folder(data)
     parts = given_parts(root)

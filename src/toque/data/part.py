@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from toque.data.encoded import Encoded
-from toque.data.source import Source
+from toque.data.source import Source, Target
+from toque.data.targets import Task
 
 
 class Part(Source):
@@ -26,12 +27,21 @@ class Part(Source):
         self.has_files = source.has_files
 
     @property
+    def task(self) -> Task:
+        return self._source.task
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self._source.classes
 
     @property
     def labels(self) -> np.ndarray:
         return np.asarray(self._source.labels[self._indices])
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        weights = self._source.weights
+        return None if weights is None else np.asarray(weights[self._indices])
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -45,10 +55,16 @@ class Part(Source):
     def read(self, index: int) -> torch.Tensor:
         return self._source.read(int(self._indices[index]))
 
+    def mask(self, index: int) -> torch.Tensor:
+        return self._source.mask(int(self._indices[index]))
+
+    def masks(self, indices: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
+        return self._source.masks(self._indices[indices])
+
     def encoded(self, index: int) -> Encoded:
         return self._source.encoded(int(self._indices[index]))
 
-    def item(self, index: int) -> tuple[torch.Tensor, int]:
+    def item(self, index: int) -> tuple[torch.Tensor, Target]:
         return self._source.item(int(self._indices[index]))
 
     def read_many(self, indices: np.ndarray) -> torch.Tensor:

@@ -14,9 +14,12 @@ import numpy as np
 import torch
 
 from toque import checks, random
-from toque.data.source import Source
+from toque.data.source import Source, Target
+from toque.data.targets import stacked
 
 Images = torch.Tensor | Sequence[torch.Tensor]
+Targets = torch.Tensor | Sequence[torch.Tensor]
+"""Class numbers [B] or rows [B, K]; or masks [H, W], which may differ in size."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,19 @@ class Item:
     index: int
 
 
-def read_keyed(source: Source, seed: int, item: Item) -> tuple[torch.Tensor, int]:
-    """One image and its label; global generators are first reseeded for it if it may use them."""
+def read_keyed(source: Source, seed: int, item: Item) -> tuple[torch.Tensor, Target]:
+    """One image and its target; global generators are first reseeded for it if it may use them."""
     if source.serial:
         random.seed_globals(seed, "item", item.epoch, item.index)
     return source.item(item.index)
 
 
-def read_serially(source: Source, seed: int, items: Sequence[Item]) -> tuple[Images, torch.Tensor]:
+def read_serially(source: Source, seed: int, items: Sequence[Item]) -> tuple[Images, Targets]:
     """The images and targets of a batch, read in this thread; generators stay as they were."""
     with random.kept_globals():
         pairs = [read_keyed(source, seed, item) for item in items]
     images, targets = zip(*pairs, strict=True)
-    return images, torch.tensor(targets, dtype=torch.int64)
+    return images, stacked(targets)
 
 
 def items_of(indices: np.ndarray, epochs: np.ndarray) -> list[Item]:
@@ -75,47 +78,51 @@ def _portable(error: Exception) -> Exception:
     return travelled
 
 
-_Read = tuple[torch.Tensor, int] | Exception
+_Read = tuple[torch.Tensor, Target] | Exception
 
 
 @dataclass(frozen=True)
 class _Packed:
-    """The images of a batch in one tensor, so that one piece of shared memory carries them."""
+    """Tensors of one dtype in one, so that one piece of shared memory carries them."""
 
-    pixels: torch.Tensor
+    values: torch.Tensor
     shapes: list[tuple[int, ...]]
     channels_last: bool
-    targets: torch.Tensor
 
-    def unpack(self) -> tuple[Images, torch.Tensor]:
-        sizes = [int(np.prod(shape)) for shape in self.shapes]
-        flat = torch.split(self.pixels, sizes)
-        images = [one.view(shape) for one, shape in zip(flat, self.shapes, strict=True)]
-        if self.channels_last:
-            images = [image.permute(2, 0, 1) for image in images]
-        return images, self.targets
+    @staticmethod
+    def of(tensors: Sequence[torch.Tensor]) -> _Packed:
+        channels_last = all(
+            one.ndim == 3 and one.permute(1, 2, 0).is_contiguous() for one in tensors
+        )
+        if channels_last:
+            tensors = [one.permute(1, 2, 0) for one in tensors]
+        values = torch.cat([one.reshape(-1) for one in tensors])
+        return _Packed(values, [tuple(one.shape) for one in tensors], channels_last)
+
+    def unpack(self) -> list[torch.Tensor]:
+        flat = torch.split(self.values, [int(np.prod(shape)) for shape in self.shapes])
+        tensors = [one.view(shape) for one, shape in zip(flat, self.shapes, strict=True)]
+        return [one.permute(2, 0, 1) for one in tensors] if self.channels_last else tensors
 
 
-def _pack(read: Sequence[_Read]) -> _Packed | Exception:
+_PackedBatch = tuple[_Packed, torch.Tensor | _Packed]
+
+
+def _pack(read: Sequence[_Read]) -> _PackedBatch | Exception:
+    pairs = []
     for one in read:
         if isinstance(one, Exception):
             return one
-    pairs = [one for one in read if not isinstance(one, Exception)]
-    images = [image for image, _ in pairs]
-    channels_last = all(image.permute(1, 2, 0).is_contiguous() for image in images)
-    if channels_last:
-        images = [image.permute(1, 2, 0) for image in images]
-    return _Packed(
-        torch.cat([image.reshape(-1) for image in images]),
-        [tuple(image.shape) for image in images],
-        channels_last,
-        torch.tensor([target for _, target in pairs], dtype=torch.int64),
-    )
+        pairs.append(one)
+    images, targets = zip(*pairs, strict=True)
+    together = stacked(targets)
+    packed = together if isinstance(together, torch.Tensor) else _Packed.of(together)
+    return _Packed.of(images), packed
 
 
 def read_by_workers(
     source: Source, seed: int, batches: Iterator[list[Item]], workers: int
-) -> Iterator[tuple[Images, torch.Tensor] | Exception]:
+) -> Iterator[tuple[Images, Targets] | Exception]:
     """The images and targets of each batch, read by worker processes and given in order.
 
     An exception is given in its place instead of raised, and nothing after it. The processes end
@@ -133,4 +140,5 @@ def read_by_workers(
         if isinstance(packed, Exception):
             yield packed
             return
-        yield packed.unpack()
+        images, targets = packed
+        yield images.unpack(), targets.unpack() if isinstance(targets, _Packed) else targets

@@ -1,24 +1,31 @@
-"""What a source of images is: uint8 images and labels, by index.
+"""What a source of images is: uint8 images and what belongs to them, by index.
 
-Shape letters: N images in the source, B in a batch, C channels, H height, W width.
+Shape letters: N images in the source, B in a batch, C channels, H height, W width, K classes or
+labels, D numbers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from toque.data.encoded import Encoded
+from toque.data.targets import Task
+
+Target = int | torch.Tensor
+"""A class number, a float32 row of labels [K] or of numbers [D], or a mask [H, W]."""
 
 
 class Source(ABC):
-    """Images and their labels, by index.
+    """Images and their targets, by index.
 
-    `read` is called from several threads at once, unless `serial` says that the images must be read
-    one after the other in the thread of the one who asked. `in_memory` says that `read_many` is one
-    gather from an array; `has_files` that `encoded` gives the file of every image.
+    `read` and `mask` are called from several threads at once, unless `serial` says that the images
+    must be read one after the other in the thread of the one who asked. `in_memory` says that
+    `read_many` is one gather from an array; `has_files` that `encoded` gives the file of every
+    image.
     """
 
     serial: bool = False
@@ -26,14 +33,25 @@ class Source(ABC):
     has_files: bool = False
 
     @property
+    def task(self) -> Task:
+        """What the targets are."""
+        return "classification"
+
+    @property
     @abstractmethod
     def classes(self) -> tuple[str, ...]:
-        """The name of each label."""
+        """The name of each class, of each label, or of each number."""
 
     @property
     @abstractmethod
     def labels(self) -> np.ndarray:
-        """The label of each image: int64 [N], positions in `classes`."""
+        """The targets: class numbers int64 [N], rows of 0 and 1 float32 [N, K], numbers float32
+        [N, D], or float32 [N, 0] where they are masks."""
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """How much each image counts, float32 [N], where the data says so."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -55,14 +73,36 @@ class Source(ABC):
         """The image before it is decoded, from several threads at once; only where `has_files`."""
         raise NotImplementedError(f"{type(self).__name__} has no files")
 
+    def mask(self, index: int) -> torch.Tensor:
+        """The mask of an image: class numbers, uint8 or int64 [H, W], 255 where none counts."""
+        raise NotImplementedError(f"{type(self).__name__} has no masks")
+
     @abstractmethod
     def fingerprint(self) -> str:
-        """A sha256 that changes when the images, their labels or their classes do."""
+        """A sha256 that changes when the images, their targets or their classes do."""
 
-    def item(self, index: int) -> tuple[torch.Tensor, int]:
-        """The image and its label."""
-        return self.read(index), int(self.labels[index])
+    def target(self, index: int) -> Target:
+        """What belongs to an image."""
+        if self.task == "segmentation":
+            return self.mask(index)
+        label = self.labels[index]
+        return int(label) if label.ndim == 0 else torch.from_numpy(label)
+
+    def item(self, index: int) -> tuple[torch.Tensor, Target]:
+        """The image and its target."""
+        return self.read(index), self.target(index)
 
     def read_many(self, indices: np.ndarray) -> torch.Tensor:
         """Several images of one size: [B, C, H, W]."""
         return torch.stack([self.read(int(index)) for index in indices])
+
+    def masks(self, indices: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
+        """Several masks."""
+        return [self.mask(int(index)) for index in indices]
+
+
+def strata(source: Source) -> np.ndarray:
+    """What a validation part is drawn by: the classes, or all images alike where there are none."""
+    if source.task == "classification":
+        return source.labels
+    return np.zeros(len(source), np.int64)

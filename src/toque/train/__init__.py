@@ -22,7 +22,7 @@ _NAMES = {
     "Result": "loop",
     "Stopped": "stop",
     "evaluate": "restore",
-    "Evaluation": "measure",
+    "Evaluation": "tasks",
     "load_model": "restore",
 }
 
@@ -30,10 +30,10 @@ __all__ = ["Evaluation", "Result", "Run", "Stopped", "evaluate", "fit", "load_mo
 
 if TYPE_CHECKING:
     from toque.train.loop import Result, fit
-    from toque.train.measure import Evaluation
     from toque.train.restore import evaluate, load_model
     from toque.train.run import Run
     from toque.train.stop import Stopped
+    from toque.train.tasks import Evaluation
 
 
 def __getattr__(name: str) -> Any:

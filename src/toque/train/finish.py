@@ -17,6 +17,7 @@ from toque.train import checkpoint, clock
 from toque.train.folder import RunFolder
 from toque.train.log import Row
 from toque.train.run import Run
+from toque.train.tasks import Metric, Task
 
 
 def keep_weights(
@@ -25,6 +26,7 @@ def keep_weights(
     network: nn.Module,
     ema: EMA | None,
     splits: Splits,
+    task: Task,
     warn: Callable[[str], None],
 ) -> nn.Module:
     """Write weights.safetensors from the best (or last) checkpoint; return the model holding them.
@@ -42,7 +44,7 @@ def keep_weights(
         kept = network
     kept.eval()
     tensors = {name: weights.plain(value) for name, value in kept.state_dict().items()}
-    durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits)))
+    durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits, task)))
     return kept
 
 
@@ -61,26 +63,28 @@ def _kept_state(run: Run, out: RunFolder, warn: Callable[[str], None]) -> Mappin
     return state
 
 
-def _metadata(run: Run, splits: Splits) -> dict[str, str]:
+def _metadata(run: Run, splits: Splits, task: Task) -> dict[str, str]:
     # One entry, because safetensors writes several in another order every time.
     described = {
         "model": run.model,
         "classes": splits.classes,
         "in_channels": splits.channels,
         "image_size": run.image_size,
+        **task.details(),
     }
     return {"toque": json.dumps(described, ensure_ascii=False)}
 
 
-def epoch_sentence(row: Row, rows: list[Row]) -> str:
+def epoch_sentence(row: Row, rows: list[Row], main: Metric) -> str:
     """ "epoch 3  loss 0.41 (train 0.52)  accuracy 91.2 % (best 91.4 %)" for a validation row."""
     text = f"epoch {row['epoch']:.4g}  loss {row['loss']:.4f}"
     train = [before for before in rows if before["split"] == "train"]
     if train:
         text += f" (train {train[-1]['loss']:.4f})"
-    if "accuracy" in row:
-        top = max(before["accuracy"] for before in rows if before["split"] == "val")
-        text += f"  accuracy {100 * row['accuracy']:.2f} % (best {100 * top:.2f} %)"
+    if main.key in row:
+        values = [before[main.key] for before in rows if before["split"] == "val"]
+        top = max(values) if main.higher else min(values)
+        text += f"  {main.label} {main.text(row[main.key])} (best {main.text(top)})"
     text += f"  {row['time_s']:.0f} s"
     where = clock.remark(row)
     return f"{text}  {where}" if where else text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class NonFiniteLoss(Exception):
 
 
 class Window:
-    """Loss and accuracy of the images since the last row.
+    """Loss, and with `counts_right` accuracy, of the images since the last row.
 
     Outputs are only kept by `add` and looked at together by `settle`, once for many steps: reading
     a value costs a synchronisation on a GPU and several small operations everywhere. Sums are taken
@@ -39,14 +40,16 @@ class Window:
 
     _PENDING_STEPS = 32
 
-    def __init__(self) -> None:
+    def __init__(self, counts_right: bool = True) -> None:
         self.images = 0
         self._loss_sum = 0.0
-        self._correct: int | None = 0
+        self._correct: int | None = 0 if counts_right else None
         self._pending: list[Outcome] = []
 
     def add(self, outcome: Outcome) -> bool:
         """Keep one step's results, on their device; true when it is time to settle."""
+        if self._correct is None:  # 32 batches of maps would take gigabytes
+            outcome = replace(outcome, outputs=outcome.outputs[:0], targets=None)
         self._pending.append(outcome)
         return len(self._pending) >= self._PENDING_STEPS
 
@@ -78,7 +81,8 @@ class Window:
         row: Row = {"loss": self._loss_sum / images}
         if self._correct is not None:
             row["accuracy"] = self._correct / images
-        self.images, self._loss_sum, self._correct = 0, 0.0, 0
+        self.images, self._loss_sum = 0, 0.0
+        self._correct = None if self._correct is None else 0
         return row
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,10 +155,9 @@ class MetricsLog:
             # What a killed run wrote after its last checkpoint is written again: hide the first.
             purge = self._images_seen + 1 if self._images_seen else None
             self._writer = SummaryWriter(str(self._folder), purge_step=purge)
-        for name in ("loss", "accuracy", "learning_rate", "images_per_s"):
-            if name in row:
-                tag = f"{name}/{row['split']}"
-                self._writer.add_scalar(tag, row[name], row["images_seen"])
+        for name, value in row.items():
+            if name not in ("images_seen", "epoch", "time_s", "split"):
+                self._writer.add_scalar(f"{name}/{row['split']}", value, row["images_seen"])
 
     def close(self) -> None:
         self._append()

@@ -88,7 +88,7 @@ def fit(
     machine and number of torch threads). Progress is counted in images: order, augmentation,
     learning rate and torch's own draws are functions of (seed, images seen).
 
-    Args:    train, val: your own Dataset giving (image, label), in place of `run.data`; without
+    Args:    train, val: your own Dataset giving (image, target), in place of `run.data`; without
              `val` a keyed share of `train` is kept to validate
              model: your own module, or a function that builds it (called under the run's seed;
              prefer it: a module you built has drawn its weights from somewhere else)
@@ -103,11 +103,12 @@ def fit(
     began = time.monotonic()
     own = Own(train, val, model, loss)
     splits = prepare.open_splits(run, own)
-    asked, run = run, prepare.resolve(run, splits, own)
+    task = prepare.task_of(splits, own)
+    asked, run = run, prepare.resolve(run, splits, own, task)
     device = prepare.pick_device(run.device)
-    training_pipeline, validation_pipeline = prepare.pipelines(run, splits)
-    network = prepare.build_model(run, splits, own, device)
-    training_loss, validation_loss = prepare.build_losses(run, own)
+    training_pipeline, validation_pipeline = prepare.pipelines(run, splits, task)
+    network = prepare.build_model(run, splits, own, task, device)
+    training_loss, validation_loss = prepare.build_losses(run, own, task)
     optimizers = optimise.build(run.optimizer, network)
     num_images = len(splits.train)
     # Every batch is full, so the run ends with the first batch that completes the last epoch.
@@ -129,7 +130,7 @@ def fit(
         clip=run.clip,
         ema=ema,
     )
-    window = Window()
+    window = Window(task.counts_right)
     images_seen = 0
     shown = progress.create(show)
     notes: list[str] = []
@@ -157,7 +158,7 @@ def fit(
             threads=run.threads or 1,
             workers=run.workers,
         )
-        return measure(model, batches, validation_loss, device, precision)
+        return measure(model, batches, task, validation_loss, device, precision)
 
     for note in splits.notes:
         warn(note)
@@ -267,11 +268,10 @@ def fit(
                     "images_per_s": len(splits.val) / max(now - row_began, 1e-9),
                     "time_s": now - began,
                     **clock.take("val"),
+                    **evaluation.metrics,
                 }
-                if evaluation.accuracy is not None:
-                    row["accuracy"] = evaluation.accuracy
                 log.write(row)
-                shown.say(finish.epoch_sentence(row, log.rows))
+                shown.say(finish.epoch_sentence(row, log.rows, evaluation.main))
                 if hint := clock.advise(row, run, splits.train):
                     shown.say(hint)
                 row_began = time.monotonic()
@@ -285,7 +285,7 @@ def fit(
 
         shown.end()
         saver.finish()
-        kept = finish.keep_weights(run, out, network, ema, splits, warn)
+        kept = finish.keep_weights(run, out, network, ema, splits, task, warn)
         evaluation = validate(kept)
         seconds = time.monotonic() - began
         scores = conclude(

@@ -7,7 +7,7 @@ that neither has to run the model again.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Outcome:
     given:          dotted keys of the settings that the caller gave and that are not the defaults
     notes:          what was warned of
     scores:         with their intervals and the answers; None where the outputs are no classes
+    metrics:        of the task, by name
     """
 
     loss: float
@@ -39,6 +40,7 @@ class Outcome:
     given: Sequence[str]
     notes: Sequence[str]
     scores: Scores | None
+    metrics: Mapping[str, float]
 
 
 def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
@@ -49,6 +51,7 @@ def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
         "toque": VERSION,
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
+        "metrics": dict(outcome.metrics),
         "images_seen": outcome.images_seen,
         "seconds": round(outcome.seconds, 3),
         "weights_sha256": outcome.sha256,
@@ -74,7 +77,7 @@ def read(path: Path) -> Outcome | None:
         return Outcome(
             tree["loss"], tree["accuracy"], tree["images_seen"], tree["seconds"],
             tree["weights_sha256"], tree["given"], tree["notes"],
-            scores_of(told, found[0]) if told and found else None,
+            scores_of(told, found[0]) if told and found else None, tree["metrics"],
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise checks.invalid(

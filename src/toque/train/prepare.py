@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from toque import augment, checks, data, losses, models, random
+from toque import augment, checks, data, models, random
 from toque.data import OwnData, Source, Splits
-from toque.train import environment, optimise
+from toque.train import environment, optimise, tasks
 from toque.train.folder import default_out
 from toque.train.measure import Loss
 from toque.train.run import Run
+from toque.train.tasks import Task
 from toque.version import VERSION
 
 OwnModel = nn.Module | Callable[[], nn.Module]
 
 
-_SMALL_MODEL, _USUAL_MODEL = "resnet10_small", "resnet18"
 OWN = "own"  # the name of data and models that the caller of fit brought along
 
 
@@ -50,24 +50,35 @@ def open_splits(run: Run, own: Own) -> Splits:
                 "fit", "train", "given together with val", None, "Pass train=… as well."
             )
         return data.open(run.data, seed=run.seed, val_fraction=run.val_fraction, on_bad=run.on_bad)
-    return data.own(own.train, own.val, seed=run.seed, val_fraction=run.val_fraction)
+    asked = None if run.task == "auto" else run.task
+    return data.own(own.train, own.val, seed=run.seed, val_fraction=run.val_fraction, task=asked)
 
 
-def resolve(run: Run, splits: Splits, own: Own) -> Run:
+def task_of(splits: Splits, own: Own) -> Task:
+    """The task that the training targets make; numbers stay in their units for a caller's loss."""
+    return tasks.of(splits.train, standardised=own.loss is None)
+
+
+def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
     """The settings with everything unset chosen from the data; what run.toml stores.
 
     A small picture gets a small network at its own size; a photo gets 224 pixels and a ResNet-18.
 
     Raises: ValueError: an optimiser, argument, preset or model that does not exist
     """
-    image_size = run.image_size or natural_size(splits.train)
-    model = run.model or (_SMALL_MODEL if image_size <= optimise.SMALL_IMAGE_PX else _USUAL_MODEL)
+    image_size = run.image_size or task.image_size(short_side(splits.train))
+    model = run.model or task.model_name(image_size)
     if own.model is not None:
         kind = own.model if isinstance(own.model, type) else type(own.model)
         model = f"{OWN}:{getattr(own.model, '__qualname__', kind.__qualname__)}"
     optimizer = optimise.resolve_optimizer(run.optimizer, run.batch_size, image_size)
     rows = max(run.batch_size, len(splits.train) // 20)
+    loss_name = run.loss.name or task.loss_name
+    smoothing = task.smoothing if loss_name == task.loss_name else 0.0
+    if run.loss.label_smoothing is not None:
+        smoothing = run.loss.label_smoothing
     return run.changed(
+        task=task.name,
         data=OWN if own.train is not None else run.data,
         out=run.out or default_out(OWN if own.train is not None else run.data),
         image_size=image_size,
@@ -75,6 +86,7 @@ def resolve(run: Run, splits: Splits, own: Own) -> Run:
         augment=run.augment or "light",
         threads=run.threads or num_cores(),
         optimizer=optimizer.model_dump(),
+        loss={**run.loss.model_dump(), "name": loss_name, "label_smoothing": smoothing},
         log={**run.log.model_dump(), "every_images": run.log.every_images or rows},
     )
 
@@ -86,17 +98,15 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def natural_size(source: Source) -> int:
-    """The size a model should see: that of small images, else 224.
-
-    It looks at the short sides of up to 16 images spread over the source.
-    """
+def short_side(source: Source) -> int:
+    """The usual short side in pixels, by up to 16 images spread over the source."""
     looked_at = np.unique(np.linspace(0, len(source) - 1, 16).astype(int))
-    short = int(np.median([min(source.read(int(i)).shape[-2:]) for i in looked_at]))
-    return short if short <= optimise.SMALL_IMAGE_PX else min(224, round(short / 32) * 32)
+    return int(np.median([min(source.read(int(i)).shape[-2:]) for i in looked_at]))
 
 
-def pipelines(run: Run, splits: Splits) -> tuple[augment.Compose | None, augment.Compose | None]:
+def pipelines(
+    run: Run, splits: Splits, task: Task
+) -> tuple[augment.Compose | None, augment.Compose | None]:
     """The training and the validation pipeline; None for both if the caller's tensors are ready."""
     if run.augment == "off":
         return None, None
@@ -106,11 +116,13 @@ def pipelines(run: Run, splits: Splits) -> tuple[augment.Compose | None, augment
         augment.preset(
             run.augment, size, channels=splits.channels, channels_last=run.channels_last
         ),
-        augment.preset("none", size, channels=splits.channels, channels_last=run.channels_last),
+        augment.preset(
+            task.evaluation_preset, size, channels=splits.channels, channels_last=run.channels_last
+        ),
     )
 
 
-def build_model(run: Run, splits: Splits, own: Own, device: torch.device) -> nn.Module:
+def build_model(run: Run, splits: Splits, own: Own, task: Task, device: torch.device) -> nn.Module:
     """The model, initialised from the seed alone, on its device.
 
     A module that the caller built comes with the weights it has.
@@ -124,23 +136,25 @@ def build_model(run: Run, splits: Splits, own: Own, device: torch.device) -> nn.
         assert run.model is not None
         model = models.create(
             run.model,
-            num_classes=len(splits.classes),
+            num_classes=task.num_outputs,
             in_channels=splits.channels,
             pretrained=run.pretrained,
             image_size=run.image_size,
         )
+    if run.augment != "off":
+        assert run.image_size is not None
+        task.check_model(model, run.image_size)
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if run.channels_last else model
 
 
-def build_losses(run: Run, own: Own) -> tuple[Loss, Loss]:
+def build_losses(run: Run, own: Own, task: Task) -> tuple[Loss, Loss]:
     """The loss to minimise, and the one to validate with: the same, but without smoothing."""
     if own.loss is not None:
         return own.loss, own.loss
     name, smoothing = run.loss.name, run.loss.label_smoothing
-    if name == "cross_entropy":
-        return losses.create(name, label_smoothing=smoothing), losses.create(name)
-    return losses.create(name), losses.create(name)
+    assert name is not None and smoothing is not None, "resolve fills them in"
+    return task.loss(name, smoothing), task.loss(name, 0.0)
 
 
 def pick_device(name: str) -> torch.device:

@@ -12,14 +12,14 @@ import torch
 from toque import augment, durable, random
 from toque.data import Splits
 from toque.random import Key
-from toque.train import folder, outcome, prepare
+from toque.train import folder, outcome, prepare, tasks
 from toque.train import run as settings_of
 from toque.train.folder import RunFolder, read_run
 from toque.train.log import read_rows
-from toque.train.measure import Evaluation
 from toque.train.metrics import Answers, Scores
 from toque.train.outcome import Outcome
 from toque.train.run import Run
+from toque.train.tasks import Evaluation
 
 if TYPE_CHECKING:
     from toque.train.report import Picture
@@ -47,7 +47,7 @@ def conclude(
     scores = evaluation.scores(run.seed)
     ended = Outcome(
         evaluation.loss, evaluation.accuracy, images_seen, seconds, durable.sha256(out.weights),
-        sorted(_changed(asked)), notes, scores,
+        sorted(_changed(asked)), notes, scores, evaluation.metrics,
     )  # fmt: skip
     outcome.write(out.path, ended, recorded["data_fingerprint"])
     write_report(out.path, splits)
@@ -69,16 +69,14 @@ def write_report(path: Path, splits: Splits | None) -> Path:
     answers = ended.scores.answers if ended is not None and ended.scores is not None else None
     classes = tuple(recorded["classes"])
     validations = [row for row in rows if row["split"] == "val"]
-    best = max(
-        validations, key=lambda row: row.get("accuracy", -row["loss"]), default={"epoch": None}
-    )
+    best = max(validations, key=tasks.kind(run.task).score_of, default={"epoch": None})
     told: dict[str, Any] = {"best_epoch": best["epoch"]}
     if ended is None:
         told["state"] = "unfinished"
         told["images_seen"] = rows[-1]["images_seen"] if rows else 0
     else:
         told |= {
-            "accuracy": ended.accuracy,
+            **ended.metrics,
             "loss": ended.loss,
             "seconds": ended.seconds,
             "images_seen": ended.images_seen,
@@ -146,7 +144,7 @@ def _augmented(run: Run, splits: Splits) -> list[Picture]:
     """The first images of the training, as the model saw them."""
     from toque.train.report import Picture, denormalise
 
-    pipeline, _ = prepare.pipelines(run, splits)
+    pipeline, _ = prepare.pipelines(run, splits, tasks.of(splits.train))
     if pipeline is None:
         return []
     size = len(splits.train)
@@ -162,7 +160,7 @@ def _augmented(run: Run, splits: Splits) -> list[Picture]:
         Picture(
             image=picture,
             name=splits.train.name(int(index)),
-            caption=splits.classes[int(splits.train.labels[int(index)])],
+            caption=tasks.in_words(splits.train, int(index)),
         )
         for picture, index in zip(pictures, indices, strict=True)
     ]

@@ -9,11 +9,12 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from toque import augment, checks, data, losses, models
-from toque.train import prepare
+from toque import augment, checks, data, models
+from toque.train import prepare, tasks
 from toque.train.folder import WEIGHTS, read_run
-from toque.train.measure import Evaluation, measure
+from toque.train.measure import measure
 from toque.train.run import Run
+from toque.train.tasks import Evaluation, Task
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Trained:
     classes: tuple[str, ...]
     channels: int
     pipeline: augment.Compose
+    task: Task
 
 
 def load_model(path: str | Path, *, model: nn.Module | None = None, device: str = "cpu") -> Trained:
@@ -55,6 +57,7 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
             "Run the training command again: it writes the file anew from the checkpoint.",
         ) from None  # fmt: skip
     classes = tuple(metadata["classes"])
+    task = tasks.restored(metadata)
     channels, image_size = metadata["in_channels"], metadata["image_size"]
     if model is None:
         kind, _, name = metadata["model"].partition(":")
@@ -64,7 +67,10 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
                 "toque cannot build. Use toque.train.load_model(path, model=…) from Python."
             )
         model = models.create(
-            metadata["model"], num_classes=len(classes), in_channels=channels, image_size=image_size
+            metadata["model"],
+            num_classes=task.num_outputs,
+            in_channels=channels,
+            image_size=image_size,
         )
     try:
         model.load_state_dict(weights)
@@ -74,8 +80,8 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
             "load_model", "the model", f"the one {file} was saved from", first,
             "Build the same architecture.",
         ) from None  # fmt: skip
-    pipeline = augment.preset("none", image_size, channels=channels)
-    return Trained(run, model.to(device).eval(), classes, channels, pipeline)
+    pipeline = augment.preset(task.evaluation_preset, image_size, channels=channels)
+    return Trained(run, model.to(device).eval(), classes, channels, pipeline, task)
 
 
 def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "auto") -> Evaluation:
@@ -93,7 +99,8 @@ def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "a
     batches = data.evaluation_batches(
         source, trained.pipeline, batch_size=trained.run.batch_size, threads=prepare.num_cores()
     )
-    return measure(trained.model, batches, losses.create("cross_entropy"), chosen)
+    loss = trained.task.loss(trained.task.loss_name, 0.0)
+    return measure(trained.model, batches, trained.task, loss, chosen)
 
 
 def images_of(trained: Trained, data_path: str | None) -> data.Source:

@@ -52,9 +52,11 @@ class ScheduleSettings(_Section):
 class LossSettings(_Section):
     """What is minimised."""
 
-    name: str = Field("cross_entropy", description="a name of toque.losses")
-    label_smoothing: float = Field(
-        0.1, ge=0, lt=1, description="share of the target spread evenly over the classes"
+    name: str | None = Field(
+        None, description="a name of toque.losses, or several joined by +; unset: by the task"
+    )
+    label_smoothing: float | None = Field(
+        None, ge=0, lt=1, description="share of the target spread over the classes; unset: by task"
     )
 
 
@@ -119,6 +121,9 @@ class Run(_Section):
 
     data: str = Field("fashion", description="'fashion' (bundled), or a folder of images")
     out: str | None = Field(None, description="the run folder; unset: runs/NAME of the data")
+    task: Literal["auto", "classification", "multilabel", "regression", "segmentation"] = Field(
+        "auto", description="what is learnt; auto: what the targets of the data are"
+    )
     model: str | None = Field(
         None, description="resnet18, timm/NAME, torchvision/NAME, package.module:function"
     )

@@ -1,0 +1,154 @@
+"""Yes or no for each label of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from toque import checks
+from toque.models.answers import Sigmoid
+from toque.train.tasks.task import Evaluation, Metric, Table, Tally, Task, percent
+
+THRESHOLD = 0.5
+
+
+class Multilabel(Task):
+    """Binary cross-entropy of each label by itself; the mean average precision decides."""
+
+    name = "multilabel"
+    metrics = (
+        Metric("mean_average_precision", "mAP"),
+        Metric("f1_micro", "F1 (micro)"),
+        Metric("f1_macro", "F1 (macro)"),
+    )
+    loss_name = "BCEWithLogitsLoss"
+
+    @staticmethod
+    def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
+        return ", ".join(name for name, has in zip(names, label, strict=True) if has) or "none"
+
+    def answer(self) -> nn.Module:
+        return Sigmoid()
+
+    def tally(self) -> Tally:
+        return _Tally()
+
+
+@dataclass(frozen=True, eq=False)
+class LabelsEvaluation(Evaluation):
+    """What a model answers on N images of K labels.
+
+    targets:       [N, K] float32, 0 or 1
+    probabilities: [N, K] float32
+    """
+
+    targets: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+
+    def table(self, names: Sequence[str]) -> Table:
+        return Table(
+            ("label", "images", "average precision", "F1"),
+            [
+                (name, str(count), percent(precision), percent(f1))
+                for name, (count, precision, f1) in zip(names, self.per_label(), strict=True)
+            ],
+        )
+
+    def per_label(self) -> list[tuple[int, float, float]]:
+        """For each label: how many images have it, its average precision, its F1."""
+        counts = self.targets.sum(0).astype(int).tolist()
+        f1 = f1_scores(self.probabilities, self.targets)[1]
+        precisions = average_precisions(self.probabilities, self.targets)
+        return list(zip(counts, precisions.tolist(), f1.tolist(), strict=True))
+
+
+class _Tally(Tally):
+    def __init__(self) -> None:
+        self._indices: list[npt.NDArray[np.int64]] = []
+        self._targets: list[npt.NDArray[np.float32]] = []
+        self._probabilities: list[npt.NDArray[np.float32]] = []
+
+    def add(
+        self, outputs: torch.Tensor, targets: torch.Tensor, indices: npt.NDArray[np.int64]
+    ) -> None:
+        check_rows("multilabel", outputs, targets)
+        self._indices.append(indices)
+        self._targets.append(targets.float().cpu().numpy())
+        self._probabilities.append(outputs.float().sigmoid().cpu().numpy())
+
+    def evaluation(self, loss: float) -> LabelsEvaluation:
+        targets, probabilities = map(np.concatenate, (self._targets, self._probabilities))
+        micro, each = f1_scores(probabilities, targets)
+        return LabelsEvaluation(
+            loss=loss,
+            metrics={
+                "mean_average_precision": mean(average_precisions(probabilities, targets)),
+                "f1_micro": micro,
+                "f1_macro": mean(each),
+            },
+            shown=Multilabel.metrics,
+            indices=np.concatenate(self._indices),
+            targets=targets,
+            probabilities=probabilities,
+        )
+
+
+def check_rows(task: str, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+    """Raise ValueError unless a model gives one output for each target of an image."""
+    if outputs.shape != targets.shape:
+        raise checks.invalid(
+            "fit", f"the outputs of the model for {task}", f"of shape [B, {targets.shape[1]}]",
+            list(outputs.shape), "Give its last layer one output for each.",
+        )  # fmt: skip
+
+
+def average_precisions(
+    scores: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """The average precision of each label: the sum over thresholds of precision times the recall
+    gained. Not a number for a label that no image has.
+
+    Shape: scores, targets [N, K] -> [K]
+    """
+    return np.array(
+        [_average_precision(scores[:, k], targets[:, k]) for k in range(targets.shape[1])]
+    )
+
+
+def _average_precision(scores: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]) -> float:
+    if not targets.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(targets[order], dtype=np.float64)
+    # Images of one score are found together: only the last of them is a threshold.
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    precision, recall = found[ends] / (ends + 1), found[ends] / found[-1]
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def f1_scores(
+    probabilities: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]
+) -> tuple[float, npt.NDArray[np.float64]]:
+    """F1 at THRESHOLD: over all answers together, and of each label; not a number for a label that
+    neither an image nor an answer has.
+
+    Shape: probabilities, targets [N, K] -> one number, and [K]
+    """
+    said, true = probabilities > THRESHOLD, targets > 0
+    both = (said & true).sum(0).astype(np.float64)
+    either = said.sum(0) + true.sum(0)
+    with np.errstate(invalid="ignore"):
+        each = 2 * both / either
+    return float(2 * both.sum() / max(1, either.sum())), each
+
+
+def mean(values: npt.NDArray[np.float64]) -> float:
+    """The mean of those that are numbers; 0 where none is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else 0.0

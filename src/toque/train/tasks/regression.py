@@ -1,0 +1,153 @@
+"""Numbers for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from toque import data, losses
+from toque.models.answers import Rescaled
+from toque.train.tasks.multilabel import check_rows
+from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task
+
+
+class Regression(Task):
+    """Huber loss on numbers standardised by the training set; the mean absolute error decides.
+
+    mean, std: of each number in the training set; 0 and 1 where the caller brings the loss
+    """
+
+    name = "regression"
+    metrics = (
+        Metric("mae", "MAE", "number", higher=False),
+        Metric("rmse", "RMSE", "number", higher=False),
+        Metric("r2", "R²", "number"),
+    )
+    loss_name = "huber"
+    evaluation_preset = "whole"
+
+    def __init__(self, names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(names)
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    @classmethod
+    def of_source(cls, source: data.Source, standardised: bool) -> Self:
+        values = source.labels.astype(np.float64)
+        if not standardised:
+            return cls(source.classes, [0.0] * values.shape[1], [1.0] * values.shape[1])
+        std = values.std(0)
+        std[std == 0] = 1.0  # a number that is always the same
+        return cls(source.classes, values.mean(0).tolist(), std.tolist())
+
+    @classmethod
+    def of_details(cls, details: Mapping[str, Any]) -> Self:
+        return cls(details["classes"], details["mean"], details["std"])
+
+    def details(self) -> dict[str, Any]:
+        return {"task": self.name, "mean": self.mean, "std": self.std}
+
+    def loss(self, name: str, smoothing: float) -> Loss:
+        measured = losses.create(name, label_smoothing=smoothing)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+
+        def standardised(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            outputs = outputs.reshape(targets.shape) if outputs.ndim == 1 else outputs
+            check_rows(self.name, outputs, targets)
+            at = targets.device
+            value: torch.Tensor = measured(outputs, (targets - mean.to(at)) / std.to(at))
+            return value
+
+        return standardised
+
+    @staticmethod
+    def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
+        return ", ".join(
+            f"{name} {value:.4g}" for name, value in zip(names, label.tolist(), strict=True)
+        )
+
+    def answer(self) -> nn.Module:
+        return Rescaled(self.mean, self.std)
+
+    def tally(self) -> Tally:
+        return _Tally(self)
+
+
+@dataclass(frozen=True, eq=False)
+class NumbersEvaluation(Evaluation):
+    """What a model answers on N images of D numbers, in their own units.
+
+    targets, predictions: [N, D] float32
+    """
+
+    targets: npt.NDArray[np.float32]
+    predictions: npt.NDArray[np.float32]
+
+    def table(self, names: Sequence[str]) -> Table:
+        return Table(
+            ("number", *(metric.label for metric in self.shown)),
+            [
+                (name, *(metric.text(found[metric.key]) for metric in self.shown))
+                for name, found in zip(names, self.per_number(), strict=True)
+            ],
+        )
+
+    def per_number(self) -> list[dict[str, float]]:
+        """The metrics of each number by itself."""
+        return [
+            errors(self.predictions[:, d : d + 1], self.targets[:, d : d + 1])
+            for d in range(self.targets.shape[1])
+        ]
+
+
+class _Tally(Tally):
+    def __init__(self, task: Regression) -> None:
+        self._answer = task.answer()
+        self._indices: list[npt.NDArray[np.int64]] = []
+        self._targets: list[npt.NDArray[np.float32]] = []
+        self._predictions: list[npt.NDArray[np.float32]] = []
+
+    def add(
+        self, outputs: torch.Tensor, targets: torch.Tensor, indices: npt.NDArray[np.int64]
+    ) -> None:
+        outputs = outputs.reshape(targets.shape) if outputs.ndim == 1 else outputs
+        check_rows("regression", outputs, targets)
+        self._indices.append(indices)
+        self._targets.append(targets.float().cpu().numpy())
+        self._predictions.append(self._answer(outputs.cpu()).numpy())
+
+    def evaluation(self, loss: float) -> NumbersEvaluation:
+        targets, predictions = map(np.concatenate, (self._targets, self._predictions))
+        return NumbersEvaluation(
+            loss=loss,
+            metrics=errors(predictions, targets),
+            shown=Regression.metrics,
+            indices=np.concatenate(self._indices),
+            targets=targets,
+            predictions=predictions,
+        )
+
+
+def errors(
+    predictions: npt.NDArray[np.float32], targets: npt.NDArray[np.float32]
+) -> dict[str, float]:
+    """Mean absolute error, root mean square error and coefficient of determination, each the mean
+    over the D numbers. R² is 0 for a number that is always the same, unless it is always met.
+
+    Shape: predictions, targets [N, D]
+    """
+    true = targets.astype(np.float64)
+    error = predictions.astype(np.float64) - true
+    left = (error**2).sum(0)
+    spread = ((true - true.mean(0)) ** 2).sum(0)
+    r2 = np.where(spread > 0, 1 - left / np.where(spread > 0, spread, 1), (left == 0).astype(float))
+    return {
+        "mae": float(np.abs(error).mean()),
+        "rmse": float(np.sqrt((error**2).mean(0)).mean()),
+        "r2": float(r2.mean()),
+    }

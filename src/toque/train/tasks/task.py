@@ -1,0 +1,228 @@
+"""What a task says of a run, and what an evaluation holds.
+
+Shape letters: N images, B in a batch, K classes or labels, D numbers, H W height and width.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from toque import checks, data, losses
+from toque.data.targets import Task as TaskName
+from toque.train.metrics import Scores
+from toque.train.optimise import SMALL_IMAGE_PX
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(outputs, targets) -> mean over the batch."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that an evaluation gives, and how people read it.
+
+    key:    its name in metrics.jsonl
+    label:  its name in a sentence
+    unit:   "percent" of a share 0 .. 1, or "number"
+    higher: whether more is better
+    """
+
+    key: str
+    label: str
+    unit: Literal["percent", "number"] = "percent"
+    higher: bool = True
+
+    def text(self, value: float) -> str:
+        """ "91.20 %" or "0.3051"."""
+        return f"{100 * value:.2f} %" if self.unit == "percent" else f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns, and rows of text."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def percent(share: float) -> str:
+    """ "91.2 %", or "-" for what is not a number."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model answers on N images.
+
+    loss:    mean over the images
+    metrics: by the key of each Metric of the task; empty where the outputs do not fit it
+    main:    the metric that decides which checkpoint is the best
+    shown:   all of them, the main one first
+    indices: [N] int64, the images in their source, in the order of the arrays of a subclass
+    """
+
+    loss: float
+    metrics: Mapping[str, float]
+    shown: tuple[Metric, ...]
+    indices: npt.NDArray[np.int64]
+
+    @property
+    def main(self) -> Metric:
+        return self.shown[0]
+
+    @property
+    def score(self) -> float:
+        """What makes one checkpoint better than another: more is better; else the negative loss."""
+        return score_of(self.main, {**self.metrics, "loss": self.loss})
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of images answered right, where the task is one class for each."""
+        return self.metrics.get("accuracy")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def table(self, names: Sequence[str]) -> Table:
+        """The results of each class, label or number."""
+        return Table((), ())
+
+    def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
+        """Plain values, as `toque evaluate --json` prints them."""
+        return {
+            "images": len(self),
+            "loss": self.loss,
+            **self.metrics,
+            "classes": list(names),
+            "table": [dict(zip(self.table(names).columns, row, strict=True))
+                      for row in self.table(names).rows],
+        }  # fmt: skip
+
+    def scores(self, seed: int) -> Scores | None:
+        """What the answers are worth and how sure that is; None where they name no classes."""
+        return None
+
+    def summary(self, scores: Scores | None = None) -> str:
+        """ "accuracy 91.20 %, loss 0.3051 on 2000"; what is counted follows."""
+        known = [metric for metric in self.shown if metric.key in self.metrics]
+        said = [f"{metric.label} {metric.text(self.metrics[metric.key])}, " for metric in known]
+        return f"{''.join(said)}loss {self.loss:.4f} on {len(self)}"
+
+
+def score_of(main: Metric, row: Mapping[str, Any]) -> float:
+    """What a validation is worth by its main metric, from its row in metrics.jsonl."""
+    if main.key not in row:
+        return -float(row["loss"])
+    value = float(row[main.key])
+    return value if main.higher else -value
+
+
+class Tally(ABC):
+    """Counts answers, batch by batch, every image once."""
+
+    @abstractmethod
+    def add(
+        self, outputs: torch.Tensor, targets: torch.Tensor, indices: npt.NDArray[np.int64]
+    ) -> None:
+        """Count a batch; outputs and targets are on one device."""
+
+    @abstractmethod
+    def evaluation(self, loss: float) -> Evaluation:
+        """What was counted."""
+
+
+class Task(ABC):
+    """What a run on some kind of targets needs: everything that depends on the kind is here.
+
+    name:              as in the settings
+    metrics:           what is measured; the first decides which checkpoint is the best
+    loss_name:         of toque.losses, where the settings name none
+    smoothing:         label smoothing of that loss, where the settings say nothing
+    evaluation_preset: the augmentation preset that validation goes through
+    counts_right:      whether a row of training can say how many answers were right
+    names:             of the classes, labels or numbers
+    """
+
+    name: ClassVar[TaskName]
+    metrics: ClassVar[tuple[Metric, ...]]
+    loss_name: ClassVar[str]
+    smoothing: ClassVar[float] = 0.0
+    evaluation_preset: ClassVar[str] = "none"
+    counts_right: ClassVar[bool] = False
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = tuple(names)
+
+    @classmethod
+    def of_source(cls, source: data.Source, standardised: bool) -> Self:
+        """The task of a training source."""
+        return cls(source.classes)
+
+    @classmethod
+    def of_details(cls, details: Mapping[str, Any]) -> Self:
+        """The task of a trained model, from `details()` and its classes."""
+        return cls(details["classes"])
+
+    @classmethod
+    def score_of(cls, row: Mapping[str, Any]) -> float:
+        """What a validation is worth, from its row in metrics.jsonl; more is better."""
+        return score_of(cls.metrics[0], row)
+
+    def details(self) -> dict[str, Any]:
+        """What a weights file must say besides the classes: plain values."""
+        return {"task": self.name}
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the model's last layer."""
+        return len(self.names)
+
+    def model_name(self, image_size: int) -> str:
+        """The model for images of that size, where the settings name none."""
+        return "resnet10_small" if image_size <= SMALL_IMAGE_PX else "resnet18"
+
+    def image_size(self, short_px: int) -> int:
+        """The size a model should see of images whose short side is usually that."""
+        return short_px if short_px <= SMALL_IMAGE_PX else min(224, round(short_px / 32) * 32)
+
+    def check_model(self, model: nn.Module, image_size: int) -> None:
+        """Raise ValueError where a model cannot do this task at this size."""
+        multiple = getattr(model, "multiple_px", 1)
+        if isinstance(multiple, int) and image_size % multiple:
+            up = -(-image_size // multiple) * multiple
+            raise checks.invalid(
+                "run.toml", "image_size", f"a multiple of {multiple} for this model", image_size,
+                f"Set image_size={up}: images and masks are resized together.",
+            )  # fmt: skip
+
+    def loss(self, name: str, smoothing: float) -> Loss:
+        """The loss of that name for these targets.
+
+        Raises: ValueError: no such loss, or smoothing for one that has none
+        """
+        return losses.create(name, label_smoothing=smoothing)
+
+    @abstractmethod
+    def answer(self) -> nn.Module:
+        """From outputs to what they say, float32: probabilities, or numbers in their own units."""
+
+    @abstractmethod
+    def tally(self) -> Tally:
+        """A fresh count."""
+
+    @staticmethod
+    def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
+        """A target as a caption says it; None where it says nothing."""
+        return None
+
+    def same_as(self, other: Task) -> bool:
+        """Whether a model of this task can be measured on the other's targets."""
+        return self.name == other.name and self.names == other.names
