@@ -129,7 +129,7 @@ def test_a_path_that_does_not_exist(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     monkeypatch.chdir(tmp_path)
     assert mistake("does not exist", "phots") == (
-        "data: the data must be a folder of images or one of fashion; got phots, which does not "
+        "data: the data must be a folder of images or one of fashion, nuclei; got phots, which does not "
         "exist. Did you mean photos?"
     )
     mistake(r"Did you mean fashion\?", "fasion")
