@@ -12,6 +12,7 @@ from tests.train import test_fit as fitting
 from toque.train import outcome, reporting
 from toque.train.metrics import answers as answer_files
 from toque.train.metrics import temperature_of
+from toque.train.tasks import ClassEvaluation, Classification
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +46,7 @@ def test_the_last_line_says_how_sure_the_accuracy_is(run):
 
 def test_answers_that_name_no_classes_have_no_scores():
     numbers = np.empty((0, 0), np.float32)
-    found = toque.train.Evaluation(0.5, None, np.arange(3), np.arange(3), numbers)
+    found = ClassEvaluation(0.5, {}, Classification.metrics, np.arange(3), np.arange(3), numbers)
     assert found.scores(0) is None and found.summary(None) == "loss 0.5000 on 3"
 
 
