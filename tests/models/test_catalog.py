@@ -79,6 +79,7 @@ def test_own_models_take_the_weights_of_their_twins(monkeypatch, own):
     ("name", "settings", "words"),
     [
         ("toque/resnet81", {}, "Did you mean resnet18"),
+        ("efficientnet_b0", {}, "Did you mean timm/efficientnet_b0 or torchvision/efficientnet_b0"),
         ("timm/resnet5O", {}, "resnet50"),
         ("torchvision/resnet5O", {}, "Did you mean resnet50"),
         ("keras/resnet50", {}, "Say which catalogue"),

@@ -2,13 +2,14 @@
 
 import gc
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from toque import models
-from toque.models import Parallel, conv_norm, describe, memory, picture
+from toque.models import Parallel, conv_norm, describe, memory, picture, step_time
 from toque.models.blocks import Residual
 
 
@@ -112,9 +113,37 @@ def test_describing_changes_nothing():
 def test_time_is_shared_among_the_layers():
     model = models.create("resnet10_small", num_classes=3)
     described = describe(model, [2, 3, 64, 64], images=torch.zeros(2, 3, 64, 64))
-    assert described.root.share == 1.0
-    assert 0.5 < sum(layer.share for layer in described.root.children) <= 1.0
-    assert "time" in described.text(1)
+    assert described.root.share == pytest.approx(1.0)
+    for layer in described.layers():
+        assert 0 <= layer.backward_share <= layer.share <= 1
+        for part in ("share", "backward_share"):  # a module's time holds that of what is inside it
+            inside = sum(getattr(child, part) for child in layer.children)
+            assert inside <= getattr(layer, part) + 1e-9
+    convolutions = [layer for layer in described.layers() if layer.kind == "Conv2d"]
+    assert all(layer.backward_share > 0 for layer in convolutions)
+    assert "backward" in described.text(1)
+
+
+def event(name, start, end, number=-1):
+    return SimpleNamespace(
+        name=name, sequence_nr=number, time_range=SimpleNamespace(start=start, end=end)
+    )
+
+
+def test_time_of_a_backward_node_goes_to_the_module_that_made_it():
+    mark, node = step_time._MARK, step_time._NODE
+    took = step_time._by_module(
+        [
+            event(mark, 0, 100), event(mark + "block", 10, 60), event(mark + "block.conv", 20, 40),
+            event("aten::conv2d", 21, 39, 7), event("aten::add", 50, 55, 8),  # of block itself
+            event("aten::mean", 70, 80, 9), event("aten::convolution", 22, 38, 7),
+            event(f"{node}: MeanBackward0", 200, 205, 9), event(f"{node}: AddBackward0", 205, 215, 8),
+            event(f"{node}: ConvolutionBackward0", 215, 315, 7),
+            event(f"{node}: torch::autograd::AccumulateGrad", 315, 318),
+        ]
+    )  # fmt: skip
+    assert took.forward_us == {"": 100, "block": 50, "block.conv": 20}
+    assert took.backward_us == {"": 118, "block": 110, "block.conv": 100}
 
 
 def real_peak(model, images, optimizer):

@@ -21,7 +21,7 @@ def describe(
     batch: Annotated[int, typer.Option(help="Images in the batch that is described.")] = 1,
     depth: Annotated[int, typer.Option(help="Levels of the tree that are printed.")] = 2,
     optimizer: Annotated[str, typer.Option(help="For the memory: sgd or adamw.")] = "sgd",
-    time: Annotated[bool, typer.Option(help="Run it once and show each layer's time.")] = False,
+    time: Annotated[bool, typer.Option(help="Run a step and show each layer's time.")] = False,
     out: Annotated[str, typer.Option("--out", "-o", help="Write a page with a picture here.")] = "",
 ) -> None:
     """Show shapes, parameters, operations, saved bytes, receptive field and predicted memory.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def _toque(
     name: str, settings: dict[str, Any], pretrained: bool, image_size: int | tuple[int, int] | None
 ) -> nn.Module:
     if name not in _OWN:
-        raise _unknown("toque", name, _OWN)
+        raise _unknown("toque", name, [*_OWN, *_known_elsewhere(name)])
     if pretrained and name not in _SAME_AS:
         raise checks.invalid(
             "create", "pretrained", f"False for toque/{name}, which has no weights", True,
@@ -197,6 +198,18 @@ def _unknown(catalogue: str, name: str, known: Iterable[str]) -> checks.InvalidV
     return checks.invalid(
         "create", "name", f"a model of {catalogue}", repr(name), checks.nearest(name, known)
     )
+
+
+def _known_elsewhere(name: str) -> list[str]:
+    """ "timm/NAME", "torchvision/NAME": where those are installed and know the name."""
+    found = []
+    if importlib.util.find_spec("timm") and _catalogue("timm").is_model(name):
+        found.append(f"timm/{name}")
+    if importlib.util.find_spec("torchvision"):
+        models = _catalogue("torchvision.models")
+        if name in models.list_models(module=models):
+            found.append(f"torchvision/{name}")
+    return found
 
 
 def _timm(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from toque.models import shapes
 from toque.models.receptive import Following
+from toque.models.step_time import profile_step
 
 
 @dataclass
@@ -24,7 +25,8 @@ class Layer:
 
     `flops` are of one forward pass of the batch described, a multiplication and an addition being
     two; `saved_bytes` are kept for the backward pass; `sees_px` is the side of the receptive field
-    (infinite where the whole image is seen); `share` of the forward time, if it was measured.
+    (infinite where the whole image is seen); `share` of the time of a training step, and
+    `backward_share` of the same time that its backward pass takes, if they were measured.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Layer:
     saved_bytes: int = 0
     sees_px: float | None = None
     share: float | None = None
+    backward_share: float | None = None
     children: list[Layer] = field(default_factory=list)
 
 
@@ -58,7 +61,7 @@ class Description:
         """The tree as a table; `depth` levels of it, or all."""
         head = ("layer", "output", "parameters", "MFLOP", "saved MB", "sees px")
         timed = self.root.share is not None
-        lines: list[tuple[str, ...]] = [(*head, "time") if timed else head]
+        lines: list[tuple[str, ...]] = [(*head, "time", "backward") if timed else head]
         for layer in self.layers():
             level = layer.path.count(".") + 1 if layer.path else 0
             if depth is not None and level > depth:
@@ -72,7 +75,8 @@ class Description:
                 f"{layer.saved_bytes / 1e6:,.2f}",
                 _pixels(layer.sees_px),
             )
-            lines.append((*line, f"{layer.share or 0:.1%}") if timed else line)
+            shares = (layer.share or 0.0, layer.backward_share or 0.0)
+            lines.append((*line, *(f"{share:.1%}" for share in shares)) if timed else line)
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         return "\n".join(
             "  ".join(
@@ -93,7 +97,8 @@ def describe(
 
     Args:    model: any module; it is not changed
              input_shape: [B, C, H, W]
-             images: a real batch; if given, each layer's share of one forward pass is measured too
+             images: a real batch; if given, each layer's share of the time of one training step
+             is measured too, on a copy of the model
     Raises:  BranchMismatch, ValueError: as `shapes.check`
     Example: >>> print(describe(create("resnet18", num_classes=10), [1, 3, 224, 224]).text(depth=2))
     """
@@ -219,37 +224,14 @@ def _follow_saved(model: nn.Module, shape: tuple[int, ...], layers: dict[str, La
         _restore(model, was)
 
 
-class _Clock(_Inside):
-    def __init__(self, model: nn.Module, layers: dict[str, Layer]) -> None:
-        super().__init__(model)
-        self.layers = layers
-        self.started: list[float] = []
-        self.total = 0.0
-
-    def enter(self, path: str) -> None:
-        super().enter(path)
-        self.started.append(time.perf_counter())
-
-    def leave(self, path: str, answer: Any) -> None:
-        super().leave(path, answer)
-        seconds = time.perf_counter() - self.started.pop()
-        layer = self.layers[path]
-        layer.share = (layer.share or 0.0) + seconds
-
-
 def _measure(model: nn.Module, images: torch.Tensor, layers: dict[str, Layer]) -> None:
-    was = _training(model)
-    try:
-        model.eval()
-        with torch.no_grad():
-            model(images)  # the first pass allocates
-            with _Clock(model, layers):
-                model(images)
-    finally:
-        _restore(model, was)
-    total = layers[""].share or 1.0
-    for layer in layers.values():
-        layer.share = (layer.share or 0.0) / total
+    # BatchNorm cannot train on one value per channel, which one image may come down to.
+    copied = copy.deepcopy(model).train(len(images) > 1)
+    took = profile_step(copied, images)
+    total = took.forward_us[""] + took.backward_us[""]
+    for path, layer in layers.items():
+        layer.backward_share = took.backward_us.get(path, 0.0) / total
+        layer.share = took.forward_us.get(path, 0.0) / total + layer.backward_share
 
 
 def _empty_inputs(

@@ -127,7 +127,7 @@ def _group(inside: str) -> str:
 
 
 def _table(described: Description) -> str:
-    heads = ["layer", "output", "parameters", "MFLOP", "saved MB", "sees px", "time"]
+    heads = ["layer", "output", "parameters", "MFLOP", "saved MB", "sees px", "time", "backward"]
     rows = []
     for layer in described.layers():
         level = layer.path.count(".") + 1 if layer.path else 0
@@ -140,6 +140,7 @@ def _table(described: Description) -> str:
             f"{layer.saved_bytes / 1e6:,.2f}",
             _sees(layer),
             "" if layer.share is None else f"{layer.share:.1%}",
+            "" if layer.backward_share is None else f"{layer.backward_share:.1%}",
         ]
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     head = "<tr>" + "".join(f"<th>{name}</th>" for name in heads)

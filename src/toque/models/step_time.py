@@ -1,0 +1,99 @@
+"""How long each module takes in a training step, forward and backward.
+
+The profiler gives every forward operation and the backward node that it made one number; which
+module an operation belongs to, hooks say in the forward pass. Hooks on the backward pass would
+forbid operations in place, which many networks use.
+"""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile, record_function
+from torch.utils._pytree import tree_leaves
+
+_MARK = "toque module: "
+_NODE = "autograd::engine::evaluate_function"
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Microseconds by the path of a module, those of its children among them; "" is the model."""
+
+    forward_us: dict[str, float]
+    backward_us: dict[str, float]
+
+
+def profile_step(model: nn.Module, images: torch.Tensor) -> StepTime:
+    """Run one training step without an optimiser, after one to warm up, under the profiler.
+
+    The model is run in the mode it is in; gradients and running statistics change.
+    """
+    paths = dict(model.named_modules())
+    entered: list[Any] = []
+    hooks = []
+
+    def enter(path: str) -> None:
+        entered.append(record_function(_MARK + path))
+        entered[-1].__enter__()
+
+    for path, module in paths.items():
+        hooks.append(module.register_forward_pre_hook(lambda m, given, path=path: enter(path)))
+        hooks.append(
+            module.register_forward_hook(lambda m, given, out: entered.pop().__exit__(*[None] * 3))
+        )
+    try:
+        _forward_and_backward(model, images)
+        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+            _forward_and_backward(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _by_module(profiled.events() or [])
+
+
+def _forward_and_backward(model: nn.Module, images: torch.Tensor) -> None:
+    outputs = [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, torch.Tensor)]
+    total = torch.stack([out.float().mean() for out in outputs if out.requires_grad]).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+
+
+def _by_module(events: Any) -> StepTime:
+    forward_us: dict[str, float] = {"": 0.0}
+    backward_us: dict[str, float] = {"": 0.0}
+    ordered = sorted(events, key=lambda event: event.time_range.start)
+    modules = [
+        (event.time_range.start, event.time_range.end, event.name.removeprefix(_MARK))
+        for event in ordered
+        if event.name.startswith(_MARK)
+    ]
+    for start, end, path in modules:
+        forward_us[path] = forward_us.get(path, 0.0) + end - start
+    starts = [start for start, _, _ in modules]
+    owner: dict[int, str] = {}  # of the backward node with this number
+    for event in ordered:
+        if event.name.startswith(_NODE):
+            took = event.time_range.end - event.time_range.start
+            backward_us[""] += took
+            path = owner.get(event.sequence_nr, "")
+            while path:
+                backward_us[path] = backward_us.get(path, 0.0) + took
+                path = path.rpartition(".")[0]
+        elif event.sequence_nr >= 0 and event.sequence_nr not in owner:
+            owner[event.sequence_nr] = _innermost(modules, starts, event.time_range.start)
+    return StepTime(forward_us, backward_us)
+
+
+def _innermost(modules: list[tuple[float, float, str]], starts: list[float], at: float) -> str:
+    """The module that was entered last and not yet left at this time."""
+    position = bisect.bisect_right(starts, at) - 1
+    while position >= 0:
+        _, end, path = modules[position]
+        if end >= at:
+            return path
+        position -= 1
+    return ""
