@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from toque import losses
 from toque.data import Batch
 from toque.models.ema import EMA
-from toque.train.optimise import Optimizers
+from toque.train.optimizers import Optimizers
 from toque.train.precision import LossScale, Precision
 from toque.train.run import ClipSettings
 from toque.train.statistics import Statistics

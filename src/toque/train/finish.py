@@ -12,19 +12,18 @@ from torch import nn
 from toque import durable
 from toque.data import Splits
 from toque.models import weights
-from toque.models.ema import EMA
 from toque.train import checkpoint, clock
 from toque.train.folder import RunFolder
 from toque.train.log import Row
 from toque.train.run import Run
+from toque.train.step import Step
 from toque.train.tasks import Metric, Task
 
 
 def keep_weights(
     run: Run,
     out: RunFolder,
-    network: nn.Module,
-    ema: EMA | None,
+    step: Step,
     splits: Splits,
     task: Task,
     warn: Callable[[str], None],
@@ -36,12 +35,7 @@ def keep_weights(
     with the same bits give the same file.
     """
     state = _kept_state(run, out, warn)
-    if ema is not None:
-        ema.load_state_dict(state["ema"])
-        kept = ema.model
-    else:
-        network.load_state_dict(state["model"])
-        kept = network
+    kept = step.kept(state)
     kept.eval()
     tensors = {name: weights.plain(value) for name, value in kept.state_dict().items()}
     durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits, task)))

@@ -4,7 +4,7 @@ Whoever changes what `fit` saves raises VERSION and writes the step from the ver
 old format has a run in tests/train/format-N that this one must continue.
 
 1  toque 0.1.0: one optimiser, float32 only
-2  optimisers by name, a loss scale
+2  optimisers by name, a loss scale, the scores of all validations
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def _from_1(state: State) -> State:
         **state,
         "optimizer": {"default": state["optimizer"]},
         "loss_scale": None,
+        "scores": [],
         "environment": {**state["environment"], "precision": "float32"},
     }
 

@@ -16,17 +16,21 @@ from toque.data import OwnData
 from toque.models.ema import EMA
 from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
 from toque.train.clock import Clock, memory_bytes
+from toque.train.freezing import Freezing
 from toque.train.inventory import Inventory
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.metrics import Scores
+from toque.train.mixing import Mixing
 from toque.train.precision import Precision
 from toque.train.prepare import Own, OwnModel
 from toque.train.reporting import conclude
 from toque.train.run import Run
 from toque.train.saving import Saver
+from toque.train.schedule import schedule
 from toque.train.step import Step
 from toque.train.stop import Stopped, StopRequest
+from toque.train.stopping import EarlyStop
 
 
 @dataclass(frozen=True)
@@ -109,17 +113,18 @@ def fit(
     training_pipeline, validation_pipeline = prepare.pipelines(run, splits, task)
     network = prepare.build_model(run, splits, own, task, device)
     training_loss, validation_loss = prepare.build_losses(run, own, task)
-    optimizers = optimise.build(run.optimizer, network)
+    optimizers = optimise.build(run, network, device)
     num_images = len(splits.train)
     # Every batch is full, so the run ends with the first batch that completes the last epoch.
     total_images = math.ceil(run.epochs * num_images / run.batch_size) * run.batch_size
-    rate = optimise.schedule(run, total_images)
+    rate = schedule(run, total_images)
     ema = (
         EMA(network, half_life_images=run.ema.half_life_epochs * num_images)
         if run.ema.half_life_epochs
         else None
     )
     precision = Precision(run.precision, device)
+    mixed = run.mix.mixup or run.mix.cutmix
     step = Step(
         network,
         training_loss,
@@ -129,7 +134,11 @@ def fit(
         micro_batch=run.memory.micro_batch,
         clip=run.clip,
         ema=ema,
+        mixing=Mixing(run.mix, len(splits.classes), run.seed) if mixed else None,
+        freezing=Freezing(run.rules, num_images),
+        sam=run.optimizer.sam,
     )
+    early = EarlyStop(run.stop)
     window = Window(task.counts_right)
     images_seen = 0
     shown = progress.create(show)
@@ -147,6 +156,7 @@ def fit(
             **step.state_dict(),
             "images_seen": images_seen,
             "window": window.state_dict(),
+            "scores": early.scores,
             "environment": fingerprint,
         }
 
@@ -177,7 +187,10 @@ def fit(
         if found is not None:
             step.load_state_dict(restored)
             window.load_state_dict(restored["window"])
+            early.scores = restored["scores"]
             images_seen = restored["images_seen"]
+            if early.due:
+                total_images = images_seen
             shown.say(f"{out.path} continues at image {images_seen} of {total_images}")
             changed = environment.differences(restored["environment"], fingerprint)
             if changed:
@@ -256,9 +269,11 @@ def fit(
             score = None
             if epoch_done or last:
                 clock.lap("host")
-                evaluation = validate(ema.model if ema else network)
+                with optimizers.averaged():
+                    evaluation = validate(ema.model if ema else network)
                 clock.lap("validation")
                 score = evaluation.score
+                last = early.add(score) or last
                 now = time.monotonic()
                 row = {
                     "images_seen": images_seen,
@@ -282,10 +297,12 @@ def fit(
                 if stop.signal_number is not None and not last:
                     saved = saver.settle()
                     raise Stopped(stop.signal_number, finish.stop_sentence(saved, images_seen))
+            if early.due:
+                break
 
         shown.end()
         saver.finish()
-        kept = finish.keep_weights(run, out, network, ema, splits, task, warn)
+        kept = finish.keep_weights(run, out, step, splits, task, warn)
         evaluation = validate(kept)
         seconds = time.monotonic() - began
         scores = conclude(

@@ -1,10 +1,10 @@
-"""The optimiser by name and settings, and schedules that are functions of images seen."""
+"""The optimiser by name and settings, from torch or from a library that has it."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,12 +12,25 @@ from torch import nn
 
 from toque import checks
 from toque.models import parameters
+from toque.models.parameters import Rule
+from toque.train.optimizers import Optimizers
 from toque.train.run import OptimizerSettings, Run
 
-Schedule = Callable[[int], float]
-
-
 SMALL_IMAGE_PX = 64
+
+PACKAGES = ("timm", "schedulefree", "pytorch_optimizer")
+ELSEWHERE = {
+    "lion": "timm/lion",
+    "lamb": "timm/lamb",
+    "madgrad": "timm/madgrad",
+    "adopt": "timm/adopt",
+    "soap": "pytorch_optimizer/soap",
+    "adamw_schedule_free": "schedulefree/AdamWScheduleFree",
+    "sgd_schedule_free": "schedulefree/SGDScheduleFree",
+}
+"""Short names; every other optimiser of these packages goes by "package/name"."""
+
+_LINEAR = ("sgd", "sgd_schedule_free")
 
 
 def default_learning_rate(name: str, batch_size: int, image_size: int) -> float:
@@ -27,10 +40,11 @@ def default_learning_rate(name: str, batch_size: int, image_size: int) -> float:
     Small networks on small images bear and gain by the higher rate (bundled images: 91 % against
     90 %), a ResNet-18 on a few hundred photos does not (flowers: 49 % against 59 %).
 
-    Source: the linear scaling rule, Goyal 2017, arXiv:1706.02677, section 2.1
+    Source: the linear scaling rule, Goyal 2017, arXiv:1706.02677, section 2.1; Lion's tenth, Chen
+            2023, arXiv:2302.06675, section 5
     """
-    if name.lower() != "sgd":
-        return 1e-3
+    if name not in _LINEAR:
+        return 1e-4 if name in ("lion", "timm/lion") else 1e-3
     return 0.1 * batch_size / (64 if image_size <= SMALL_IMAGE_PX else 256)
 
 
@@ -43,12 +57,21 @@ def resolve_optimizer(
     """
     kind = _class(settings.name)
     filled = settings.model_dump()
+    name = settings.name.lower()
     if settings.learning_rate is None:
-        filled["learning_rate"] = default_learning_rate(settings.name, batch_size, image_size)
-    if settings.name.lower() == "sgd":
+        filled["learning_rate"] = default_learning_rate(name, batch_size, image_size)
+    elif settings.for_batch_size is not None:
+        ratio = batch_size / settings.for_batch_size
+        filled["learning_rate"] *= ratio if name in _LINEAR else ratio**0.5
+    # So that resolving what is resolved changes nothing.
+    filled["for_batch_size"] = None if settings.for_batch_size is None else batch_size
+    if name == "sgd":
         filled.setdefault("momentum", 0.9)
         filled.setdefault("nesterov", filled["momentum"] > 0)
-    known = set(inspect.signature(kind).parameters) - {"params", "lr"}
+    if name == "muon":
+        # Steps as long as AdamW's, so that one rate suits both (Liu 2025, arXiv:2502.16982).
+        filled.setdefault("adjust_lr_fn", "match_rms_adamw")
+    known = set(inspect.signature(kind).parameters) - {"params", "lr", "kwargs"}
     for argument in settings.model_extra or {}:
         if argument not in known:
             raise checks.InvalidValue(
@@ -58,27 +81,109 @@ def resolve_optimizer(
     return OptimizerSettings(**filled)
 
 
-def build(settings: OptimizerSettings, model: nn.Module) -> Optimizers:
-    """The optimisers of a model's parameters.
+def resolve_rules(run: Run, image_size: int) -> list[dict[str, Any]]:
+    """The rules with the optimisers in them filled in and checked, as `resolve_optimizer` does."""
+    resolved = []
+    for rule in run.rules:
+        settings = rule.model_dump(exclude_none=True)
+        if rule.optimizer is not None:
+            chosen = resolve_optimizer(rule.optimizer, run.batch_size, image_size)
+            settings["optimizer"] = chosen.model_dump()
+        resolved.append(settings)
+    return resolved
 
-    Raises: ValueError: no parameter to train, or a setting that the optimiser refuses
+
+def build(run: Run, model: nn.Module, device: torch.device) -> Optimizers:
+    """The optimisers of a model's parameters, as the settings and their rules say.
+
+    Rules that name an optimiser give it the parameters they match. Muon, which takes matrices only,
+    leaves everything else to AdamW.
+
+    Raises: ValueError: no parameter to train, a rule that matches nothing, a refused setting
     """
-    groups = parameters.groups(model, weight_decay=settings.weight_decay)
-    return Optimizers({"default": create(settings, groups)})
+    settings: dict[str, OptimizerSettings] = {"default": run.optimizer}
+    rules = []
+    if run.optimizer.name.lower() == "muon":
+        settings["adamw"] = OptimizerSettings(
+            name="adamw", learning_rate=run.optimizer.learning_rate
+        )
+        rules.append(Rule("*", optimizer="adamw"))
+        if any(parameters.is_hidden_matrix(*named) for named in model.named_parameters()):
+            rules.append(Rule(parameters.is_hidden_matrix, optimizer="default"))
+    for number, given in enumerate(run.rules):
+        name = None if given.optimizer is None else f"rule {number}"
+        if given.optimizer is not None:
+            settings[f"rule {number}"] = given.optimizer
+        rules.append(
+            Rule(
+                given.match,
+                lr_scale=given.lr_scale,
+                weight_decay=given.weight_decay,
+                frozen=given.frozen or None,
+                optimizer=name,
+            )
+        )
+    parameters.apply(model, [rule for rule in rules if rule.frozen])
+    late = any(given.frozen_epochs for given in run.rules)
+    groups = parameters.by_optimizer(model, rules, weight_decay=run.optimizer.weight_decay)
+    peak = run.optimizer.learning_rate
+    assert peak is not None, "resolve_optimizer fills it in"
+    parts = {}
+    for name, own in groups.items():
+        for group in own:
+            group["lr_scale"] *= (settings[name].learning_rate or peak) / peak
+        parts[name] = create(settings[name], own, device, foreach_only=late)
+    if run.optimizer.lookahead:
+        parts = {name: _looking_ahead(part, run.optimizer) for name, part in parts.items()}
+    made = Optimizers(parts)
+    if made.averaging and run.schedule.name != "constant":
+        raise checks.invalid(
+            "run.toml", "schedule.name", f"constant for {run.optimizer.name}", run.schedule.name,
+            "It averages instead of lowering the rate; set schedule.name = \"constant\".",
+        )  # fmt: skip
+    return made
 
 
-def create(settings: OptimizerSettings, groups: Iterable[dict[str, Any]]) -> torch.optim.Optimizer:
+def _looking_ahead(
+    part: torch.optim.Optimizer, settings: OptimizerSettings
+) -> torch.optim.Optimizer:
+    try:
+        optim = importlib.import_module("timm.optim")
+    except ImportError:
+        raise checks.InvalidValue(
+            "run.toml [optimizer]: lookahead needs timm, which is not installed. "
+            "Install it with: pip install timm"
+        ) from None
+    made: torch.optim.Optimizer = optim.Lookahead(part, k=settings.lookahead)
+    return made
+
+
+def create(
+    settings: OptimizerSettings,
+    groups: Iterable[dict[str, Any]],
+    device: torch.device | None = None,
+    *,
+    foreach_only: bool = False,
+) -> torch.optim.Optimizer:
     """The optimiser over parameter groups, with the arguments that `resolve_optimizer` checked.
 
-    A group may carry `lr_scale`; torch's optimisers ignore it, so `Optimizers` multiplies it in.
+    Where torch has a fused kernel (SGD, Adam, AdamW, Adagrad; on the CPU and on GPUs) it is used,
+    unless the settings say `fused = false`.
+
+    Args:   foreach_only: parameters may begin to learn later, which fused SGD cannot
     Raises: ValueError: the class refuses a value (its own words are quoted)
     """
     kind = _class(settings.name)
     arguments = dict(settings.model_extra or {})
-    if "weight_decay" in inspect.signature(kind).parameters:
+    known = inspect.signature(kind).parameters
+    if "weight_decay" in known:
         arguments["weight_decay"] = settings.weight_decay
     if "betas" in arguments:
         arguments["betas"] = tuple(arguments["betas"])
+    on = torch.device("cpu") if device is None else device
+    other_way = {"foreach", "differentiable"} & arguments.keys()  # only one can be asked for
+    if "fused" in known and on.type in ("cpu", "cuda") and not other_way and not foreach_only:
+        arguments.setdefault("fused", True)
     try:
         return kind(groups, lr=settings.learning_rate, **arguments)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
@@ -88,89 +193,11 @@ def create(settings: OptimizerSettings, groups: Iterable[dict[str, Any]]) -> tor
         ) from error
 
 
-class Optimizers:
-    """One or several optimisers, each for its own parameters, stepped as one.
-
-    Args: parts: by name; "default" is the one whose rate the schedule gives
-    """
-
-    def __init__(self, parts: Mapping[str, torch.optim.Optimizer]) -> None:
-        self.parts = dict(parts)
-        self._groups = [group for part in self.parts.values() for group in part.param_groups]
-        # These skip a step by themselves when a flag on the device says so, as under GradScaler.
-        self._skipping = all(
-            getattr(part, "_step_supports_amp_scaling", False) for part in self.parts.values()
-        )
-
-    @property
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [parameter for group in self._groups for parameter in group["params"]]
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Give every group the rate, times the group's own `lr_scale`."""
-        for group in self._groups:
-            group["lr"] = rate * group.get("lr_scale", 1.0)
-
-    def step(self, bad: torch.Tensor) -> None:
-        """Change the parameters, unless `bad` (float32 [], 1 or 0) says that nothing may change.
-
-        Nothing waits for a GPU if every optimiser is fused; else `bad` is read.
-        """
-        if self._reads(bad):
-            if bad.item() == 0:
-                for part in self.parts.values():
-                    part.step()
-            return
-        for part in self.parts.values():
-            flagged: Any = part
-            flagged.found_inf, flagged.grad_scale = bad, None
-            part.step()
-            del flagged.found_inf, flagged.grad_scale
-
-    def _reads(self, bad: torch.Tensor) -> bool:
-        """Whether the flag is read here: where that is free, or where nothing else is right."""
-        # The first step allocates the state, which a flagged SGD would leave uninitialised.
-        begun = all(part.state for part in self.parts.values())
-        return bad.device.type == "cpu" or not self._skipping or not begun
-
-    def state_dict(self) -> dict[str, Any]:
-        return {name: part.state_dict() for name, part in self.parts.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        self._groups = [group for part in self.parts.values() for group in part.param_groups]
-
-
-def schedule(run: Run, total_images: int) -> Schedule:
-    """The learning rate as a function of images seen: a linear warm-up, then the named decay.
-
-    Args:    total_images: images of the whole run
-    Example: >>> rate = schedule(run, total_images=100_000)
-             >>> rate(0), rate(100_000)
-    """
-    peak = run.optimizer.learning_rate
-    assert peak is not None, "resolve_optimizer fills it in"
-    warmup = round(run.schedule.warmup_fraction * total_images)
-    # The first step learns too: the rise begins one batch above 0.
-    first = run.batch_size
-    floor = run.schedule.final_fraction
-    name = run.schedule.name
-    decaying = max(1, total_images - warmup)
-
-    def rate(images_seen: int) -> float:
-        if images_seen < warmup:
-            return peak * min(1.0, (images_seen + first) / (warmup + first))
-        progress = min(1.0, (images_seen - warmup) / decaying)
-        if name == "constant":
-            return peak
-        remaining = 1 - progress if name == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-        return peak * (floor + (1 - floor) * remaining)
-
-    return rate
-
-
 def _class(name: str) -> type[torch.optim.Optimizer]:
+    """The class that a name means.
+
+    Raises: ValueError: no such name, or the package that has it is not installed
+    """
     known = {
         attribute.lower(): value
         for attribute, value in vars(torch.optim).items()
@@ -178,9 +205,35 @@ def _class(name: str) -> type[torch.optim.Optimizer]:
         and issubclass(value, torch.optim.Optimizer)
         and value is not torch.optim.Optimizer
     }
-    if name.lower() not in known:
+    if name.lower() in known:
+        return known[name.lower()]
+    package, _, own = ELSEWHERE.get(name.lower(), name).partition("/")
+    if package not in PACKAGES or not own:
         raise checks.InvalidValue(
             f"run.toml [optimizer]: {name} is not an optimiser of torch.optim. "
-            f"{checks.nearest(name.lower(), known)}"
+            f"{checks.nearest(name.lower(), [*known, *ELSEWHERE])}"
         )
-    return known[name.lower()]
+    try:
+        return _find(package, own)
+    except ImportError:
+        raise checks.InvalidValue(
+            f"run.toml [optimizer]: {name} is an optimiser of {package}, which is not installed. "
+            f"Install it with: pip install {package.replace('_', '-')}"
+        ) from None
+    except (ValueError, KeyError, NotImplementedError, AttributeError):
+        raise checks.InvalidValue(
+            f"run.toml [optimizer]: {own} is not an optimiser of {package}. "
+            "See its documentation for the names it has."
+        ) from None
+
+
+def _find(package: str, name: str) -> type[torch.optim.Optimizer]:
+    module = importlib.import_module("timm.optim" if package == "timm" else package)
+    found: type[torch.optim.Optimizer]
+    if package == "timm":
+        found = module.get_optimizer_class(name, bind_defaults=False)
+    elif package == "pytorch_optimizer":
+        found = module.load_optimizer(name)
+    else:
+        found = getattr(module, name)
+    return found

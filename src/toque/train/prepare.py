@@ -87,6 +87,7 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
         threads=run.threads or num_cores(),
         optimizer=optimizer.model_dump(),
         loss={**run.loss.model_dump(), "name": loss_name, "label_smoothing": smoothing},
+        rules=optimise.resolve_rules(run, image_size),
         log={**run.log.model_dump(), "every_images": run.log.every_images or rows},
     )
 

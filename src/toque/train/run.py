@@ -9,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,27 +26,53 @@ class OptimizerSettings(_Section):
     # Further keys are arguments of the torch.optim class; optimise.py checks them by its signature.
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    name: str = Field("sgd", description="any class of torch.optim: sgd, adamw, ...")
+    name: str = Field(
+        "sgd", description="any of torch.optim (sgd, adamw, muon), lion, soap, timm/NAME, ..."
+    )
     learning_rate: float | None = Field(
         None, gt=0, description="peak rate; unset: 0.001; sgd 0.1 per 256 images, per 64 small ones"
     )
     weight_decay: float = Field(
         5e-4, ge=0, description="not applied to biases and normalisation parameters"
     )
+    for_batch_size: int | None = Field(
+        None, ge=1, description="learning_rate is meant for this batch_size: scale it to the real"
+    )
+    sam: float = Field(
+        0.0, ge=0, description="radius of sharpness-aware minimisation; 0: off, 0.05 is usual"
+    )
+    lookahead: int = Field(0, ge=0, description="steps between two of Lookahead; 0: off")
 
 
 class ScheduleSettings(_Section):
     """The learning rate as a function of images seen."""
 
-    name: Literal["cosine", "linear", "constant"] = Field(
-        "linear", description="cosine, linear or constant, after the warm-up"
-    )
+    name: Literal[
+        "cosine", "linear", "constant", "step", "one_cycle", "trapezoid", "polynomial"
+    ] = Field("linear", description="cosine, linear, constant, step, one_cycle, trapezoid, ...")
     warmup_fraction: float = Field(
         0.2, ge=0, lt=1, description="share of the run in which the rate rises from 0 to its peak"
     )
     final_fraction: float = Field(
         0.0, ge=0, le=1, description="the rate at the end, as a fraction of the peak"
     )
+    every_epochs: float = Field(30.0, gt=0, description="step: epochs between two falls")
+    factor: float = Field(0.1, gt=0, le=1, description="step: what a fall multiplies by")
+    power: float = Field(2.0, gt=0, description="polynomial: the exponent")
+    cooldown_fraction: float = Field(
+        0.2, ge=0, le=1, description="trapezoid: share of the run in which the rate falls"
+    )
+
+
+class RuleSettings(_Section):
+    """What the parameters that match get, in place of the defaults."""
+
+    match: str = Field(description="names of parameters: head.*, *.bias")
+    lr_scale: float | None = Field(None, ge=0, description="multiplies the learning rate")
+    weight_decay: float | None = Field(None, ge=0, description="in place of optimizer's")
+    frozen: bool = Field(False, description="never learns")
+    frozen_epochs: float = Field(0.0, ge=0, description="learns after so many epochs")
+    optimizer: OptimizerSettings | None = Field(None, description="takes these parameters")
 
 
 class LossSettings(_Section):
@@ -58,6 +84,22 @@ class LossSettings(_Section):
     label_smoothing: float | None = Field(
         None, ge=0, lt=1, description="share of the target spread over the classes; unset: by task"
     )
+
+
+class MixSettings(_Section):
+    """Images and labels of a batch joined; both on: half of the batches each."""
+
+    mixup: float = Field(0.0, ge=0, description="alpha of MixUp; 0: off, 0.2 is usual")
+    cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off, 1.0 is usual")
+
+
+class StopSettings(_Section):
+    """When a run ends before its last epoch."""
+
+    patience_epochs: int | None = Field(
+        None, ge=1, description="stop after so many validations without a better one; unset: never"
+    )
+    least_gain: float = Field(0.0, ge=0, description="what counts as better than the best before")
 
 
 class ClipSettings(_Section):
@@ -161,8 +203,13 @@ class Run(_Section):
     )
     optimizer: OptimizerSettings = Field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    rules: tuple[RuleSettings, ...] = Field(
+        (), description="[[rules]] match, lr_scale, weight_decay, frozen, frozen_epochs, optimizer"
+    )
     loss: LossSettings = Field(default_factory=LossSettings)
+    mix: MixSettings = Field(default_factory=MixSettings)
     clip: ClipSettings = Field(default_factory=ClipSettings)
+    stop: StopSettings = Field(default_factory=StopSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     ema: EMASettings = Field(default_factory=EMASettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
@@ -279,10 +326,17 @@ def _parse(text: str) -> Any:
 def _settings_of(sections: list[str]) -> type[BaseModel]:
     section: type[BaseModel] = Run
     for name in sections:
-        annotation = section.model_fields[name].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
-        section = annotation
+        if not name.isdigit():  # the place in a list
+            section = _inside(section.model_fields[name].annotation)
     return section
+
+
+def _inside(annotation: Any) -> type[BaseModel]:
+    """The settings in an annotation: X, X | None, tuple[X, ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = [part for part in get_args(annotation) if part not in (type(None), Ellipsis)]
+    return _inside(found[0])
 
 
 def _explain(error: ValidationError) -> str:
@@ -304,6 +358,11 @@ def _toml_value(value: Any) -> str:
         return repr(value)
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, BaseModel):
+        value = value.model_dump(exclude_none=True, exclude_defaults=True)
+    if isinstance(value, Mapping):
+        pairs = (f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items())
+        return "{" + ", ".join(pairs) + "}"
     # TOML's basic strings are JSON's, but for DEL, which must be escaped too.
     escaped = "".join(
         f"\\u{ord(letter):04X}" if ord(letter) < 32 or ord(letter) == 127 else letter

@@ -1,6 +1,6 @@
 """One training step: from a batch to changed weights.
 
-    device -> mix -> forward and backward, in parts -> unscale, check, clip -> optimiser -> average
+    freeze -> mix -> forward and backward, in parts -> unscale, check, clip -> optimiser -> average
 
 A step is a function of (state, batch, images seen): what torch draws itself (dropout) is reseeded
 for each part from the count of images before it. A step whose loss or gradient is no finite number
@@ -22,11 +22,14 @@ from toque import random
 from toque.data import Batch
 from toque.losses.counting import num_targets, weighted
 from toque.models.ema import EMA
+from toque.train.freezing import Freezing
 from toque.train.gradients import Gradients
 from toque.train.measure import Loss
-from toque.train.optimise import Optimizers
+from toque.train.mixing import Mixing
+from toque.train.optimizers import Optimizers
 from toque.train.precision import LossScale, Precision
 from toque.train.run import ClipSettings
+from toque.train.sharpness import Ascent
 from toque.train.statistics import Statistics
 
 
@@ -62,6 +65,10 @@ class Step:
              micro_batch: images at a time; None: the whole batch
              clip: how large gradients may be
              ema: the average to bring each step's weights into
+             mixing: of images and labels, before the batch is cut into parts
+             freezing: what learns only later
+             sam: radius of sharpness-aware minimisation: a second pass from a point nearby, with
+             the same draws; the running statistics are those of the first
     Example: >>> step = Step(network, loss, optimizers, seed=0, precision=Precision("auto", device))
              >>> outcome = step(batch, images_seen, learning_rate)
     """
@@ -77,12 +84,19 @@ class Step:
         micro_batch: int | None = None,
         clip: ClipSettings | None = None,
         ema: EMA | None = None,
+        mixing: Mixing | None = None,
+        freezing: Freezing | None = None,
+        sam: float = 0.0,
     ) -> None:
         self.network = network
         self.optimizers = optimizers
         self.micro_batch = micro_batch
         self.ema = ema
         self._loss = loss
+        self._mixing = mixing
+        self._freezing = freezing
+        self._ascent = Ascent(optimizers.parameters, sam) if sam else None
+        self._climbing_statistics = Statistics(network)
         self._seed = seed
         self._device = precision.device
         self._autocast = precision.autocast
@@ -94,9 +108,18 @@ class Step:
         """Learn from the batch that begins after `images_seen` images, at this rate."""
         images = batch.images.to(self._device, non_blocking=True)
         targets = _moved(batch.targets, self._device)
+        if self._freezing is not None:
+            self._freezing.apply(self.network, images_seen)
+        if self._mixing is not None:
+            images, targets = self._mixing(images, targets, batch)
         self._statistics.keep()
         self._gradients.clear()
         loss, outputs = self._differentiate(images, targets, images_seen)
+        if self._ascent is not None:
+            self._climbing_statistics.keep()
+            with self._ascent.climbed():
+                self._differentiate(images, targets, images_seen)
+            self._climbing_statistics.restore()
         inverse_scale = None if self._scale is None else self._scale.inverse()
         bad, overflowed = self._gradients.finish(loss, inverse_scale)
         self.optimizers.set_learning_rate(learning_rate)
@@ -143,6 +166,16 @@ class Step:
         scaled = loss if self._scale is None else loss * self._scale.scale
         scaled.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), outputs.detach()
+
+    def kept(self, state: Mapping[str, Any]) -> nn.Module:
+        """The model to be used, with the weights of a state: the average where there is one.
+
+        The step cannot go on after it.
+        """
+        self.load_state_dict(state)
+        for part in self.optimizers.averaging:
+            part.eval()
+        return self.ema.model if self.ema else self.network
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on besides its batch and the count of images."""
