@@ -25,9 +25,9 @@ NAMES = {
         RandomVerticalFlip Resize ToDtype TrivialAugmentWide contact_sheet preset
     """,
     "toque.data": """
-        ArraySource BadFile Batch DatasetSource Encoded FolderSource OwnData Part Pipeline
-        Source Splits UnreadableImage decode evaluation_batches files_below open
-        open_labelled own train_batches
+        ArraySource BadFile Batch DatasetSource Encoded FolderSource OwnData Packed PackedSource Part Pipeline
+        Source Splits UnreadableImage damaged_files decode evaluation_batches files_below open
+        open_labelled own pack train_batches
     """,
     "toque.deploy": """
         Exported Parity Prediction Predictions Predictor export load predict

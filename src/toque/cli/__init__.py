@@ -18,6 +18,7 @@ from toque.cli import (
     graph,
     models,
     new,
+    pack,
     predict,
     preview,
     serve,
@@ -42,6 +43,7 @@ app.command()(export.export)
 app.command()(serve.serve)
 app.command()(new.new)
 app.command()(preview.preview)
+app.command()(pack.pack)
 app.command()(describe.describe)
 app.command()(models.models)
 app.command()(verify.verify)

@@ -10,6 +10,7 @@ from toque.data.labelled import open_labelled
 from toque.data.loader import evaluation_batches, train_batches
 from toque.data.opening import open as open  # noqa: A004 - toque.data.open is the name that says it
 from toque.data.own import OwnData, own
+from toque.data.packed import Packed, PackedSource, damaged_files, pack
 from toque.data.part import Part
 from toque.data.scan import BadFile
 from toque.data.source import Source
@@ -23,16 +24,20 @@ __all__ = [
     "Encoded",
     "FolderSource",
     "OwnData",
+    "Packed",
+    "PackedSource",
     "Part",
     "Pipeline",
     "Source",
     "Splits",
     "UnreadableImage",
+    "damaged_files",
     "decode",
     "evaluation_batches",
     "files_below",
     "open",
     "open_labelled",
     "own",
+    "pack",
     "train_batches",
 ]

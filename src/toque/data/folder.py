@@ -80,12 +80,14 @@ class FolderSource(Source):
     def name(self, index: int) -> str:
         return self._names[index]
 
+    def path(self, index: int) -> Path:
+        return self.root / self._names[index]
+
     def read(self, index: int) -> torch.Tensor:
         return self.encoded(index).decode()
 
     def encoded(self, index: int) -> Encoded:
-        path = self.root / self._names[index]
-        return Encoded(path, channels=self.channels, max_pixels=self._max_pixels)
+        return Encoded(self.path(index), channels=self.channels, max_pixels=self._max_pixels)
 
     def stamp(self, index: int) -> str:
         """Its class and its bytes."""

@@ -13,6 +13,8 @@ from toque.data import bundled, folder
 from toque.data.decoding import MAX_PIXELS
 from toque.data.listing import ClassFiles, look, source_of
 from toque.data.opening import existing_folder, given_parts
+from toque.data.packed.format import is_cache
+from toque.data.packed.reading import open_labelled_part
 from toque.data.scan import say_bad
 from toque.data.source import Source
 
@@ -38,6 +40,15 @@ def open_labelled(
         _check_known(val.classes, classes, data)
         return val
     root = existing_folder(data)
+    if is_cache(root):
+        held = open_labelled_part(root, channels)
+        _check_known(held.classes, classes, str(root))
+        if held.classes != tuple(classes)[: len(held.classes)]:
+            raise checks.invalid(
+                "data", f"the classes of {root}", f"in the model's order, {', '.join(classes)}",
+                ", ".join(held.classes), "Give the folder that it was made of instead.",
+            )  # fmt: skip
+        return held
     parts = given_parts(root)
     root = root if parts is None else root / parts[1]
     found = folder.subfolders(root)

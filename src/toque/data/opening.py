@@ -12,6 +12,8 @@ from toque import checks
 from toque.data import bundled, folder
 from toque.data.decoding import MAX_PIXELS
 from toque.data.listing import class_files, look, notes_on, some, source_of
+from toque.data.packed.format import is_cache
+from toque.data.packed.reading import open_packed
 from toque.data.scan import FileFacts, say_bad
 from toque.data.source import Source
 from toque.data.splits import Splits, draw_validation
@@ -31,10 +33,11 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
 ) -> Splits:
     """Open a data set for training: find its classes and files, look at each file, split it.
 
-    `data` is "fashion" (it ships with toque), a folder with train/CLASS/* and val/CLASS/* (val may
-    be called valid, validation or test), or a folder CLASS/* (or train/CLASS/* alone), which is
-    split by a draw keyed by the seed and each file's own name, so that adding a file does not move
-    the others. What a file is, its content says, not its name; hidden files are passed over.
+    `data` is "fashion" (it ships with toque), a cache that `pack` made, a folder with train/CLASS/*
+    and val/CLASS/* (val may be called valid, validation or test), or a folder CLASS/* (or
+    train/CLASS/* alone), which is split by a draw keyed by the seed and each file's own name, so
+    that adding a file does not move the others. What a file is, its content says, not its name;
+    hidden files are passed over.
 
     Args:    data: a name or a folder
              seed: of the split
@@ -55,6 +58,8 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
         train, val = bundled.named(data, channels or 1)
         return Splits(train, val, train.classes, (), channels or 1)
     root = existing_folder(data)
+    if is_cache(root):
+        return open_packed(root, seed=seed, val_fraction=val_fraction, channels=channels)
     parts = given_parts(root)
     if parts is None:
         if [name.lower() for name in folder.subfolders(root)] == [_TRAIN]:
@@ -163,7 +168,7 @@ def _split_by_draw(
     notes = notes_on([looked])
     if alone:
         notes += (f"Classes of one image, which is trained on and not validated: {some(alone)}.",)
-    return Splits(train, val, files.classes, looked.bad, kept, notes)
+    return Splits(train, val, files.classes, looked.bad, kept, notes, drawn=True)
 
 
 def _channels(wanted: int | None, facts: Sequence[FileFacts]) -> int:

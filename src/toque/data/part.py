@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -60,6 +61,9 @@ class Part(Source):
 
     def masks(self, indices: np.ndarray) -> torch.Tensor | Sequence[torch.Tensor]:
         return self._source.masks(self._indices[indices])
+
+    def path(self, index: int) -> Path | None:
+        return self._source.path(int(self._indices[index]))
 
     def encoded(self, index: int) -> Encoded:
         return self._source.encoded(int(self._indices[index]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,6 +69,10 @@ class Source(ABC):
     @abstractmethod
     def read(self, index: int) -> torch.Tensor:
         """The image: uint8 [C, H, W], with one C for the whole source."""
+
+    def path(self, index: int) -> Path | None:
+        """Where the image lies, if it is a file of this machine."""
+        return None
 
     def encoded(self, index: int) -> Encoded:
         """The image before it is decoded, from several threads at once; only where `has_files`."""

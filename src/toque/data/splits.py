@@ -18,7 +18,8 @@ class Splits:
     """The data of a run: what to train on, what to validate on, and what was found on the way.
 
     `bad` are the files left out (on_bad="skip"); `notes` are sentences that a person should see
-    once, such as how many files are animated.
+    once, such as how many files are animated; `drawn` says that the images to validate on were
+    drawn by their names, so that another seed draws others.
     """
 
     train: Source
@@ -27,6 +28,7 @@ class Splits:
     bad: tuple[BadFile, ...]
     channels: int
     notes: tuple[str, ...] = ()
+    drawn: bool = False
 
 
 def draw_validation(
