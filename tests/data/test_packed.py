@@ -297,6 +297,14 @@ def test_a_flipped_bit_in_any_file_is_found(cache):
     read_all(cache)
 
 
+def test_packing_again_mends_a_flipped_bit(photos, cache):
+    path = sorted(cache.rglob("*.bin"))[1]
+    good = path.read_bytes()
+    flip(path, 100)
+    packed = pack(photos, cache, shard_bytes=6000, show="quiet")
+    assert 0 < packed.num_kept < 24 and path.read_bytes() == good
+
+
 def is_padding(cache, path, position):
     """Whether a byte of a shard belongs to no image."""
     whole = data.open(cache, seed=0).train._source
