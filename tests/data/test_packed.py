@@ -90,6 +90,37 @@ def test_small_images_of_one_size_are_gathered(tmp_path, monkeypatch):
     assert torch.equal(coloured.train.read(4), few.train.read(4).expand(3, -1, -1))
 
 
+@pytest.mark.parametrize("size", [None, 64])
+def test_masks_are_kept(tmp_path, size):
+    nuclei = data.open("nuclei", seed=0)
+    few = data.Splits(Part(nuclei.train, np.arange(5)), Part(nuclei.val, np.arange(2)),
+                      nuclei.classes, (), 1)  # fmt: skip
+    pack(few, tmp_path / "cache", size=size, show="quiet")
+    packed = data.open(tmp_path / "cache", seed=0)
+    assert packed.train.task == "segmentation" and packed.train.labels.shape == (5, 0)
+    for index in range(5):
+        mask = few.train.mask(index)
+        expected = mask if size is None else mask[1::2, 1::2]
+        assert torch.equal(packed.train.mask(index), expected)
+        assert packed.train.read(index).shape[1:] == expected.shape
+    path = next(tmp_path.glob("cache/*/train-*.masks"))
+    flip(path, 70)
+    assert damaged_files(tmp_path / "cache") == [path.relative_to(tmp_path / "cache").as_posix()]
+    with pytest.raises(ValueError, match=r"\.masks .*pack again"):
+        packed.train.mask(0)
+
+
+@pytest.mark.parametrize("task", ["multilabel", "regression"])
+def test_other_targets_are_kept(tmp_path, task):
+    labels = np.eye(4, 3, dtype=np.float32) * (1 if task == "multilabel" else 0.5)
+    source = data.ArraySource(np.zeros((4, 8, 8, 3), np.uint8), labels, ["a", "b", "c"])
+    pack(data.Splits(source, source, source.classes, (), 3), tmp_path / "cache", show="quiet")
+    packed = data.open(tmp_path / "cache", seed=0).val
+    assert packed.task == task == source.task
+    np.testing.assert_array_equal(packed.labels, labels)
+    assert packed.labels.dtype == np.float32
+
+
 def test_training_from_the_cache_gives_the_bits_of_the_folder(photos, cache):
     pipeline = augment.preset("imagenet", 16)
 

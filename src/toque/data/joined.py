@@ -10,6 +10,7 @@ import torch
 
 from toque.data.encoded import Encoded
 from toque.data.source import Source
+from toque.data.targets import Task
 
 
 class Joined(Source):
@@ -27,12 +28,22 @@ class Joined(Source):
         return (first, index) if index < self._num_first else (second, index - self._num_first)
 
     @property
+    def task(self) -> Task:
+        return self._sources[0].task
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self._sources[0].classes
 
     @property
     def labels(self) -> np.ndarray:
         return np.concatenate([source.labels for source in self._sources])
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        both = [source.weights for source in self._sources]
+        given = [weights for weights in both if weights is not None]
+        return np.concatenate(given) if len(given) == len(both) else None
 
     def __len__(self) -> int:
         return sum(map(len, self._sources))
@@ -41,6 +52,10 @@ class Joined(Source):
         source, at = self._at(index)
         return source.name(at)
 
+    def stamp(self, index: int) -> str:
+        source, at = self._at(index)
+        return source.stamp(at)
+
     def path(self, index: int) -> Path | None:
         source, at = self._at(index)
         return source.path(at)
@@ -48,6 +63,10 @@ class Joined(Source):
     def read(self, index: int) -> torch.Tensor:
         source, at = self._at(index)
         return source.read(at)
+
+    def mask(self, index: int) -> torch.Tensor:
+        source, at = self._at(index)
+        return source.mask(at)
 
     def encoded(self, index: int) -> Encoded:
         source, at = self._at(index)

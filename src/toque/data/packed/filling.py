@@ -52,7 +52,7 @@ class Filling:
         )
         try:
             for start, stop in missing:
-                kept += self._write(name, shown, start, stop)
+                kept += self._write(name, shown, start, stop, source.task == "segmentation")
             assert next(shown, None) is None
         finally:
             shown.close()
@@ -109,11 +109,13 @@ class Filling:
                 for job in ahead:
                     job.cancel()
 
-    def _write(self, part: str, records: Iterator[Record], start: int, stop: int) -> list[Finished]:
+    def _write(
+        self, part: str, records: Iterator[Record], start: int, stop: int, masks: bool
+    ) -> list[Finished]:
         """Images start .. stop as one or several shards."""
         written = []
         while start < stop:
-            with ShardWriter(self._folder, f"{part}-{start:010d}", masks=False) as shard:
+            with ShardWriter(self._folder, f"{part}-{start:010d}", masks) as shard:
                 while start + len(shard) < stop and shard.num_bytes < self._shard_bytes:
                     shard.add(next(records))
                 done = Finished(part, start, start + len(shard), shard.finish())
@@ -127,9 +129,10 @@ class Filling:
         """What belongs to the images of a part, in one file."""
         from safetensors.numpy import save
 
-        content = save(
-            {"names": names_as_bytes(names), "labels": np.ascontiguousarray(source.labels)}
-        )
+        facts = {"names": names_as_bytes(names), "labels": np.ascontiguousarray(source.labels)}
+        if source.weights is not None:
+            facts["weights"] = np.ascontiguousarray(source.weights)
+        content = save(facts)
         path = self._folder / f"{part}.facts"
         durable.write(path, content)
         return stored(path, len(content), hashlib.sha256(content).hexdigest())

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from toque import checks, durable
+from toque.data.targets import Task
 
 MANIFEST = "manifest.json"
 FINISHED = "finished.jsonl"
@@ -96,7 +97,7 @@ class Manifest:
     data: str
     folder: str
     settings: Settings
-    task: str
+    task: Task
     classes: tuple[str, ...]
     parts: tuple[PackedPart, ...]
 

@@ -78,7 +78,19 @@ def record(source: Source, index: int, settings: Settings) -> Record:
     pixels = smaller(pixels, settings.size)
     content = pixels.tobytes() if settings.encoding == "raw" else _as_jpeg(pixels, settings)
     height, width = pixels.shape[:2]
-    return Record(content, height, width, zlib.crc32(content), file)
+    mask = _mask(source, index, height, width) if source.task == "segmentation" else b""
+    return Record(
+        content, height, width, zlib.crc32(content), file, mask, zlib.crc32(mask) if mask else 0
+    )
+
+
+def _mask(source: Source, index: int, height: int, width: int) -> bytes:
+    """The mask of an image at the size that the image has now, by the nearest pixel."""
+    mask = source.mask(index).numpy()
+    rows = ((np.arange(height) + 0.5) * (mask.shape[0] / height)).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * (mask.shape[1] / width)).astype(np.int64)
+    reduced: np.ndarray = mask[rows][:, columns]
+    return reduced.tobytes()
 
 
 def smaller(pixels: np.ndarray, size: int | None) -> np.ndarray:

@@ -118,7 +118,7 @@ def pack(
                 where,
                 folder.name,
                 settings,
-                getattr(splits.train, "task", "classification"),
+                splits.train.task,
                 splits.classes,
                 tuple(writer.part(name, source, splits) for name, source in parts.items()),
             )
@@ -208,6 +208,7 @@ def _identity(settings: Settings, parts: dict[str, Source], splits: Splits) -> s
         names = names_as_bytes([source.name(index) for index in range(len(source))])
         digest.update(f"{name}\0{len(source)}\0".encode() + names.tobytes())
         digest.update(source.labels.tobytes())
+        digest.update(b"" if source.weights is None else source.weights.tobytes())
         if len(source) and source.path(0) is None:
             digest.update(source.fingerprint().encode())
     return digest.hexdigest()[:16]

@@ -26,8 +26,9 @@ from toque.data.packed.format import (
     read_manifest,
 )
 from toque.data.part import Part
-from toque.data.source import Source
+from toque.data.source import Source, strata
 from toque.data.splits import Splits, draw_validation
+from toque.data.targets import Task
 
 _SMALL_BYTES = (
     32 * 1024
@@ -57,6 +58,7 @@ class PackedSource(Source):
         facts = self._small(part.facts)
         self.names = names_of(facts["names"])
         self._labels = facts["labels"]
+        self._weights = facts.get("weights")
         shards = [self._small(shard.index) for shard in part.shards]
         self.index: fresh.Index = {
             name: np.concatenate([shard[name] for shard in shards]).astype(np.int64)
@@ -68,6 +70,7 @@ class PackedSource(Source):
         counts = [len(shard["offset"]) for shard in shards]
         self._shard = np.repeat(np.arange(len(shards)), counts)
         self._memory = [self._mapped(shard.pixels) for shard in part.shards]
+        self._masks = [self._mapped(one.masks) for one in part.shards if one.masks is not None]
         if not len(self.names) == len(self._labels) == len(self._shard) == part.num_images:
             raise damaged(self._folder / part.facts.name, "numbers of images that disagree")
         self._sure = np.zeros(part.num_images, dtype=bool)
@@ -106,6 +109,14 @@ class PackedSource(Source):
         return alike and int(self.index["num_bytes"][0]) <= _SMALL_BYTES
 
     @property
+    def task(self) -> Task:
+        return self._manifest.task
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        return self._weights
+
+    @property
     def classes(self) -> tuple[str, ...]:
         return self._manifest.classes
 
@@ -118,6 +129,9 @@ class PackedSource(Source):
 
     def name(self, index: int) -> str:
         return self.names[index]
+
+    def stamp(self, index: int) -> str:
+        return f"{int(self.index['crc'][index]):08x}"
 
     def _content(self, index: int) -> np.ndarray:
         offset, num_bytes = int(self.index["offset"][index]), int(self.index["num_bytes"][index])
@@ -136,6 +150,19 @@ class PackedSource(Source):
         shape = int(self.index["height"][index]), int(self.index["width"][index]), -1
         image = torch.from_numpy(self._content(index).reshape(shape)).permute(2, 0, 1)
         return image if self._repeat == 1 else image.expand(self._repeat, -1, -1)
+
+    def mask(self, index: int) -> torch.Tensor:
+        """The mask: class numbers, uint8 or int64 [H, W], a view of the mapped file."""
+        shard = int(self._shard[index])
+        offset, num_bytes = (int(self.index[f"mask_{name}"][index]) for name in ("offset", "bytes"))
+        content: np.ndarray = self._masks[shard][offset : offset + num_bytes]
+        if zlib.crc32(content.data) != self.index["mask_crc"][index]:
+            file = self._part.shards[shard].masks
+            assert file is not None
+            raise damaged(self._folder / file.name, f"at {self.names[index]}")
+        size = int(self.index["height"][index]), int(self.index["width"][index])
+        whole = content if num_bytes == size[0] * size[1] else content.view(np.int64)
+        return torch.from_numpy(whole.reshape(size))
 
     def read_many(self, indices: np.ndarray) -> torch.Tensor:
         """Several images of one size: [B, C, H, W], by one gather from each shard."""
@@ -199,7 +226,7 @@ def open_packed(
     if "all" not in sources:
         return Splits(sources["train"], sources["val"], classes, (), kept)
     whole = sources["all"]
-    in_val = draw_validation(whole.names, whole.labels, seed, val_fraction)
+    in_val = draw_validation(whole.names, strata(whole), seed, val_fraction)
     train, val = (Part(whole, np.flatnonzero(chosen)) for chosen in (~in_val, in_val))
     return Splits(train, val, classes, (), kept, drawn=True)
 
