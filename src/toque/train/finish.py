@@ -13,6 +13,7 @@ from toque import durable
 from toque.data import Splits
 from toque.models import weights
 from toque.train import checkpoint, clock
+from toque.train.distributed.world import ALONE, World
 from toque.train.folder import RunFolder
 from toque.train.log import Row
 from toque.train.run import Run
@@ -27,6 +28,7 @@ def keep_weights(
     splits: Splits,
     task: Task,
     warn: Callable[[str], None],
+    world: World = ALONE,
 ) -> nn.Module:
     """Write weights.safetensors from the best (or last) checkpoint; return the model holding them.
 
@@ -34,11 +36,12 @@ def keep_weights(
     classes, channels and image size. Nothing in it depends on the time or the machine, so two runs
     with the same bits give the same file.
     """
-    state = _kept_state(run, out, warn)
+    state = world.first_does(lambda: _kept_state(run, out, warn), "the kept weights")
     kept = step.kept(state)
     kept.eval()
     tensors = {name: weights.plain(value) for name, value in kept.state_dict().items()}
-    durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits, task)))
+    if world.first:
+        durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits, task)))
     return kept
 
 

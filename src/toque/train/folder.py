@@ -118,6 +118,13 @@ def opened(
             raise
 
 
+@contextlib.contextmanager
+def elsewhere(run: Run) -> Iterator[RunFolder]:
+    """The run folder for a rank that does not touch it: rank 0 reads and writes it alone."""
+    assert run.out is not None, "resolved settings name their folder"
+    yield RunFolder(Path(run.out), fresh=False)
+
+
 def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
     """The settings and the environment that a run folder was begun with.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from toque import durable
+from toque.train.distributed.world import ALONE, World
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -40,8 +41,9 @@ class Window:
 
     _PENDING_STEPS = 32
 
-    def __init__(self, counts_right: bool = True) -> None:
+    def __init__(self, counts_right: bool = True, world: World = ALONE) -> None:
         self.images = 0
+        self._world = world
         self._loss_sum = 0.0
         self._correct: int | None = 0 if counts_right else None
         self._pending: list[Outcome] = []
@@ -54,7 +56,7 @@ class Window:
         return len(self._pending) >= self._PENDING_STEPS
 
     def settle(self) -> None:
-        """Read what is pending into the sums.
+        """Read what is pending into the sums; several ranks do it together.
 
         Raises: NonFiniteLoss: one of the losses is infinite or not a number
         """
@@ -63,16 +65,22 @@ class Window:
         pending, self._pending = self._pending, []
         losses = torch.stack([outcome.loss for outcome in pending]).tolist()
         skipped = torch.stack([outcome.skipped for outcome in pending]).tolist()
-        for position, (outcome, value, bad) in enumerate(
-            zip(pending, losses, skipped, strict=True)
-        ):
-            if bad:
-                raise NonFiniteLoss(value, len(pending) - 1 - position)
-            self._loss_sum += value * len(outcome.indices)
-            self.images += len(outcome.indices)
+        right = None
         if self._correct is not None:
             outputs = torch.cat([outcome.outputs for outcome in pending])
             right = num_correct(outputs, torch.cat([outcome.targets for outcome in pending]))
+        counts = [len(outcome.indices) for outcome in pending]
+        if not self._world.alone:
+            # One message for all: the loss of a step is that of all ranks already.
+            known = torch.tensor([*counts, right or 0])
+            *counts, all_right = self._world.sum(known, "the counts of a row").tolist()
+            right = None if right is None else all_right
+        for position, (count, value, bad) in enumerate(zip(counts, losses, skipped, strict=True)):
+            if bad:
+                raise NonFiniteLoss(value, len(pending) - 1 - position)
+            self._loss_sum += value * count
+            self.images += count
+        if self._correct is not None:
             self._correct = None if right is None else self._correct + right
 
     def take(self) -> Row:

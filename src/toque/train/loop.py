@@ -14,8 +14,20 @@ from torch import nn
 from toque import checks, data
 from toque.data import OwnData
 from toque.models.ema import EMA
-from toque.train import checkpoint, environment, finish, folder, optimise, prepare, progress
+from toque.train import (
+    checkpoint,
+    distributed,
+    environment,
+    finish,
+    folder,
+    optimise,
+    prepare,
+    progress,
+)
+from toque.train import run as settings
 from toque.train.clock import Clock, memory_bytes
+from toque.train.distributed import World, preparing
+from toque.train.distributed.follower import SilentLog, SilentProgress, SilentSaver
 from toque.train.freezing import Freezing
 from toque.train.inventory import Inventory
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
@@ -104,14 +116,19 @@ def fit(
     Example: >>> result = toque.fit(toque.Run(data="photos/", model="resnet18", epochs=10))
              >>> result.accuracy, result.report
     """
+    with distributed.joined(run.distributed.timeout_s) as world, distributed.together(world):
+        return _fit(run, Own(train, val, model, loss), show, world)
+
+
+def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     began = time.monotonic()
-    own = Own(train, val, model, loss)
     splits = prepare.open_splits(run, own)
     task = prepare.task_of(splits, own)
     asked, run = run, prepare.resolve(run, splits, own, task)
-    device = prepare.pick_device(run.device)
+    preparing.check(run, world)
+    device = prepare.pick_device(run.device, world.local_rank)
     training_pipeline, validation_pipeline = prepare.pipelines(run, splits, task)
-    network = prepare.build_model(run, splits, own, task, device)
+    network = preparing.place(run, world, prepare.build_model(run, splits, own, task, device))
     training_loss, validation_loss = prepare.build_losses(run, own, task)
     optimizers = optimise.build(run, network, device)
     num_images = len(splits.train)
@@ -137,11 +154,12 @@ def fit(
         mixing=Mixing(run.mix, len(splits.classes), run.seed) if mixed else None,
         freezing=Freezing(run.rules, num_images),
         sam=run.optimizer.sam,
+        exchange=preparing.exchange(run, world, network, training_loss),
     )
     early = EarlyStop(run.stop)
-    window = Window(task.counts_right)
+    window = Window(task.counts_right, world)
     images_seen = 0
-    shown = progress.create(show)
+    shown = progress.create(show) if world.first else SilentProgress()
     notes: list[str] = []
 
     def warn(sentence: str) -> None:
@@ -149,7 +167,9 @@ def fit(
         shown.say(f"warning: {sentence}")
 
     fingerprint = environment.fingerprint(device) | {"precision": precision.name}
+    fingerprint |= preparing.fingerprint(run, world)
     recorded = prepare.record(splits, fingerprint)
+    distributed.check_same(world, settings.identity(run), recorded)
 
     def state() -> dict[str, Any]:
         return {
@@ -167,21 +187,24 @@ def fit(
             batch_size=run.batch_size,
             threads=run.threads or 1,
             workers=run.workers,
+            rank=world.rank,
+            ranks=world.size,
         )
-        return measure(model, batches, task, validation_loss, device, precision)
+        world.share(model, "the running statistics", parameters=False)
+        return measure(model, batches, task, validation_loss, device, precision, world)
 
-    for note in splits.notes:
+    for note in (*splits.notes, *preparing.notes(run, world, network)):
         warn(note)
     images = Inventory(splits)
-    with (
-        folder.opened(run, recorded, images) as out,
-        StopRequest() as stop,
-        contextlib.ExitStack() as end,
-    ):
+    opened = folder.opened(run, recorded, images) if world.first else folder.elsewhere(run)
+    with opened as out, StopRequest() as stop, contextlib.ExitStack() as end:
         end.enter_context(precision.in_force())
+        end.enter_context(preparing.steady_threads(run, device))
         if not out.locked:
             warn(f"{out.path} cannot be locked: do not let two processes train in it")
-        found, restored, damages = checkpoint.load_newest(out.checkpoints)
+        found, restored, damages = world.first_does(
+            lambda: checkpoint.load_newest(out.checkpoints), "the checkpoint"
+        )
         for damage in damages:
             warn(damage)
         if found is not None:
@@ -198,10 +221,15 @@ def fit(
                     f"this run cannot end in the bits it would have had: "
                     f"{', '.join(changed)} since it was saved."
                 )
-        log = MetricsLog(out.path, out.metrics, images_seen, run.log.tensorboard)
+        log: MetricsLog | SilentLog = SilentLog()
+        saver: Saver | SilentSaver = SilentSaver()
+        if world.first:
+            log = MetricsLog(out.path, out.metrics, images_seen, run.log.tensorboard)
+            saver = Saver(out.checkpoints, run.checkpoint, warn)
         end.callback(log.close)
-        saver = end.enter_context(Saver(out.checkpoints, run.checkpoint, warn))
-        if found is None and isinstance(model, nn.Module):
+        end.enter_context(saver)
+        decisions = distributed.Decisions(world)
+        if found is None and isinstance(own.model, nn.Module):
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(state(), 0, None)
 
@@ -215,6 +243,8 @@ def fit(
             threads=run.threads or 1,
             workers=run.workers,
             scaled_decoding=run.scaled_decoding,
+            rank=world.rank,
+            ranks=world.size,
         )
         end.enter_context(contextlib.closing(batches))
         row_images = run.log.every_images or num_images
@@ -229,12 +259,13 @@ def fit(
             clock.step_begins()
             outcome = step(batch, images_seen, learning_rate)
             clock.step_ends()
-            before, images_seen = images_seen, images_seen + len(batch)
+            before, images_seen = images_seen, images_seen + run.batch_size
 
             row_due = images_seen // row_images > before // row_images
             epoch_done = images_seen // num_images > before // num_images
             last = images_seen >= total_images
-            save_due = epoch_done or last or saver.due() or stop.signal_number is not None
+            due, signal_number = decisions.agree(saver.due(), stop.signal_number)
+            save_due = epoch_done or last or due or signal_number is not None
             if window.add(outcome) or row_due or save_due or first_step:
                 # Also before every checkpoint: a state that led to no number is never saved.
                 try:
@@ -294,19 +325,23 @@ def fit(
                 clock.lap("host")
                 saver.save(state(), images_seen, score)
                 clock.lap("checkpoint")
-                if stop.signal_number is not None and not last:
+                if signal_number is not None and not last:
                     saved = saver.settle()
-                    raise Stopped(stop.signal_number, finish.stop_sentence(saved, images_seen))
+                    raise Stopped(signal_number, finish.stop_sentence(saved, images_seen))
             if early.due:
                 break
 
         shown.end()
+        decisions.settle()
         saver.finish()
-        kept = finish.keep_weights(run, out, step, splits, task, warn)
+        kept = finish.keep_weights(run, out, step, splits, task, warn, world)
         evaluation = validate(kept)
         seconds = time.monotonic() - began
-        scores = conclude(
-            asked, run, out, splits, evaluation, recorded, notes,
-            images_seen=images_seen, seconds=seconds,
+        scores = world.first_does(
+            lambda: conclude(
+                asked, run, out, splits, evaluation, recorded, notes,
+                images_seen=images_seen, seconds=seconds,
+            ),
+            "the report",
         )  # fmt: skip
         return Result(run, out.path, kept, splits.classes, evaluation, scores, images_seen, seconds)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import nn
 
 from toque.data import Batch
+from toque.train.distributed.world import ALONE, World
 from toque.train.precision import Precision
 from toque.train.tasks import Evaluation, Task
 from toque.train.tasks.task import Loss
@@ -23,8 +25,12 @@ def measure(
     loss: Loss,
     device: torch.device,
     precision: Precision | None = None,
+    world: World = ALONE,
 ) -> Evaluation:
     """Run the model in evaluation mode over batches; its mode is put back afterwards.
+
+    Several ranks each bring their batches of the whole; all get what all found, and the same bits
+    as one rank would.
 
     Args: task: says what is counted
           loss: gives the mean over a batch; means are weighted by the images in each
@@ -33,7 +39,7 @@ def measure(
     was_training = model.training
     model.eval()
     tally = task.tally()
-    loss_sum, images = 0.0, 0
+    loss_sums, images = [], 0
     autocast = nullcontext if precision is None else precision.autocast
     try:
         with torch.no_grad():  # not inference_mode: a module may cache what it computed
@@ -42,9 +48,14 @@ def measure(
                 y = batch.targets.to(device, non_blocking=True)
                 with autocast():
                     outputs = model(x)
-                    loss_sum += float(loss(outputs, y)) * len(y)
+                    loss_sums.append(float(loss(outputs, y)) * len(y))
                 images += len(y)
                 tally.add(outputs, y, batch.indices)
     finally:
         model.train(was_training)
+    what = "the evaluation"
+    tally.join(world, what)
+    # In the order of the batches, whoever had them.
+    loss_sum = sum(world.gather_rows(np.array(loss_sums), what).tolist())
+    images = int(world.sum(torch.tensor(images), what))
     return tally.evaluation(loss_sum / max(1, images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from toque import checks
@@ -33,6 +34,21 @@ class Mixing:
             self._kinds.append(MixUp(num_classes, settings.mixup))
         if settings.cutmix:
             self._kinds.append(CutMix(num_classes, settings.cutmix))
+
+    def in_shards(
+        self, images: Tensor, targets: Tensor, batch: Batch, shards: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mix each of several equal parts of a batch by itself, as `__call__` does the whole."""
+        if shards == 1:
+            return self(images, targets, batch)
+        size = len(images) // shards
+        mixed = []
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            some = Batch(images[part], targets[part], batch.indices[part], batch.epoch[part])
+            mixed.append(self(some.images, some.targets, some))
+        every_images, every_targets = zip(*mixed, strict=True)
+        return torch.cat(every_images), torch.cat(every_targets)
 
     def __call__(self, images: Tensor, targets: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Shape: images [B, C, H, W], targets [B] -> images [B, C, H, W], targets [B, K]"""

@@ -93,10 +93,9 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
 
 
 def num_cores() -> int:
-    """The cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """The cores this process may use: its share, where torchrun started several on this machine."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (here or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def short_side(source: Source) -> int:
@@ -158,13 +157,15 @@ def build_losses(run: Run, own: Own, task: Task) -> tuple[Loss, Loss]:
     return task.loss(name, smoothing), task.loss(name, 0.0)
 
 
-def pick_device(name: str) -> torch.device:
-    """The device by name; "auto" is CUDA where there is one.
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """The device by name; "auto" is CUDA where there is one, and each rank of a host has its own.
 
     Raises: ValueError: no such device here
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and local_rank:
+        name = f"cuda:{local_rank}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

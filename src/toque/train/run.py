@@ -152,6 +152,26 @@ class LogSettings(_Section):
     tensorboard: bool = Field(True, description="also write TensorBoard events")
 
 
+class DistributedSettings(_Section):
+    """Many processes; how many there are is said by whoever starts them, not by a setting."""
+
+    strategy: Literal["ddp", "fsdp", "hsdp"] = Field(
+        "ddp", description="ddp: every rank has the model; fsdp: a piece; hsdp: a piece per host"
+    )
+    virtual_shards: int | None = Field(
+        None, ge=1, description="V: the same bits on every number of ranks that divides V (2, 4, …)"
+    )
+    sync_batch_norm: bool = Field(
+        False, description="BatchNorm over the images of all ranks, not over each rank's own"
+    )
+    unused_parameters: bool = Field(
+        False, description="allow parameters that take no part in a step's loss; costs a search"
+    )
+    timeout_s: float = Field(
+        600.0, gt=0, description="how long a rank waits for the others before the run ends"
+    )
+
+
 class Run(_Section):
     """The settings of one training run; frozen, checked, and the same from Python, TOML and CLI.
 
@@ -214,6 +234,7 @@ class Run(_Section):
     ema: EMASettings = Field(default_factory=EMASettings)
     checkpoint: CheckpointSettings = Field(default_factory=CheckpointSettings)
     log: LogSettings = Field(default_factory=LogSettings)
+    distributed: DistributedSettings = Field(default_factory=DistributedSettings)
 
     def __init__(self, /, **settings: Any) -> None:
         if isinstance(settings.get("data"), Path):
@@ -242,7 +263,10 @@ class Run(_Section):
 # (device and threads of torch are in the fingerprint of the environment instead, and whether the
 # data is the same its own fingerprint says: it may lie in another place).
 NOT_IDENTITY = frozenset({"out", "data", "device", "threads", "workers"})
-_NOT_IDENTITY_SECTIONS = ("log.", "checkpoint.every_s", "checkpoint.keep", "checkpoint.background")
+_NOT_IDENTITY_SECTIONS = (
+    "log.", "checkpoint.every_s", "checkpoint.keep", "checkpoint.background",
+    "distributed.strategy", "distributed.timeout_s", "distributed.unused_parameters",
+)  # fmt: skip
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -256,15 +280,22 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return items
 
 
+def identity(run: Run) -> dict[str, Any]:
+    """The settings, flat, that decide the bits of a run: equal wherever it is continued."""
+    return {
+        key: value
+        for key, value in flat(run.as_dict()).items()
+        if key not in NOT_IDENTITY and not key.startswith(_NOT_IDENTITY_SECTIONS)
+    }
+
+
 def differences(stored: Run, asked: Run) -> list[str]:
     """What separates two runs that cannot be the same: ["epochs: 10 there, 20 here", ...]."""
-    there, here = flat(stored.as_dict()), flat(asked.as_dict())
+    there, here = identity(stored), identity(asked)
     return [
         f"{key}: {there.get(key, 'unset')} there, {here.get(key, 'unset')} here"
         for key in sorted(there.keys() | here.keys())
         if there.get(key) != here.get(key)
-        and key not in NOT_IDENTITY
-        and not key.startswith(_NOT_IDENTITY_SECTIONS)
     ]
 
 

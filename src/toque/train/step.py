@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from toque import random
 from toque.data import Batch
 from toque.losses.counting import num_targets, weighted
 from toque.models.ema import EMA
+from toque.train.distributed.exchange import Exchange
 from toque.train.freezing import Freezing
 from toque.train.gradients import Gradients
 from toque.train.measure import Loss
@@ -69,6 +71,7 @@ class Step:
              freezing: what learns only later
              sam: radius of sharpness-aware minimisation: a second pass from a point nearby, with
              the same draws; the running statistics are those of the first
+             exchange: differentiates this rank's part of a batch together with other ranks
     Example: >>> step = Step(network, loss, optimizers, seed=0, precision=Precision("auto", device))
              >>> outcome = step(batch, images_seen, learning_rate)
     """
@@ -87,8 +90,10 @@ class Step:
         mixing: Mixing | None = None,
         freezing: Freezing | None = None,
         sam: float = 0.0,
+        exchange: Exchange | None = None,
     ) -> None:
         self.network = network
+        self._exchange = exchange
         self.optimizers = optimizers
         self.micro_batch = micro_batch
         self.ema = ema
@@ -111,7 +116,8 @@ class Step:
         if self._freezing is not None:
             self._freezing.apply(self.network, images_seen)
         if self._mixing is not None:
-            images, targets = self._mixing(images, targets, batch)
+            shards = 1 if self._exchange is None else self._exchange.num_shards
+            images, targets = self._mixing.in_shards(images, targets, batch, shards)
         self._statistics.keep()
         self._gradients.clear()
         loss, outputs = self._differentiate(images, targets, images_seen)
@@ -128,44 +134,52 @@ class Step:
         if self._scale is not None:
             self._scale.update(overflowed)
         if self.ema is not None:
-            self.ema.update(self.network, len(images))
+            images_in_batch = len(images) if self._exchange is None else self._exchange.batch_size
+            self.ema.update(self.network, images_in_batch)
         return Outcome(loss, bad, outputs, targets, batch.indices)
 
     def _differentiate(
         self, images: Tensor, targets: Any, images_seen: int
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward over the batch: its loss [] and the outputs, both detached."""
+        if self._exchange is not None:
+            return self._exchange.differentiate(partial(self._pass, images_seen), images, targets)
         num_images = len(images)
         part_images = self.micro_batch or num_images
         if part_images >= num_images:
-            return self._pass(images, targets, images_seen, None)
+            return self._pass(images_seen, images, targets, None)
         whole = num_targets(self._loss, targets)
         losses, outputs = [], []
         for start in range(0, num_images, part_images):
             part = slice(start, start + part_images)
             some = tree_map(lambda tensor, part=part: tensor[part], targets)
             counts = num_targets(self._loss, some), whole
-            loss, output = self._pass(images[part], some, images_seen + start, counts)
+            loss, output = self._pass(images_seen + start, images[part], some, counts)
             losses.append(loss)
             outputs.append(output)
         return torch.stack(losses).sum(), torch.cat(outputs)
 
     def _pass(
         self,
+        images_seen: int,
         images: Tensor,
         targets: Any,
-        images_seen: int,
         counts: tuple[int | Tensor, int | Tensor] | None,
+        place: int = 0,
     ) -> tuple[Tensor, Tensor]:
-        random.seed_torch(self._seed, "step", images_seen, 0)
+        random.seed_torch(self._seed, "step", images_seen, place)
         with self._autocast():
-            outputs = self.network(images)
+            outputs = self._module()(images)
             loss = self._loss(outputs, targets)
         if counts is not None:
             loss = weighted(loss, *counts)
         scaled = loss if self._scale is None else loss * self._scale.scale
         scaled.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), outputs.detach()
+
+    def _module(self) -> nn.Module:
+        """What a forward pass calls: the network, or what shares it among ranks."""
+        return self.network if self._exchange is None else self._exchange.module
 
     def kept(self, state: Mapping[str, Any]) -> nn.Module:
         """The model to be used, with the weights of a state: the average where there is one.

@@ -121,6 +121,9 @@ def program(module, function, folder, *arguments, limit_s=LIMIT_S, **environment
 
 
 if __name__ == "__main__":
+    # What every rank would import for itself, in more than a second: optimisers import the first.
+    for shared in ("torch._dynamo", "torch.nn.parallel", "toque.train.reporting", "toque.cli"):
+        importlib.import_module(shared)
     module_name, function_name, where, given = sys.argv[1:]
     called = getattr(importlib.import_module(module_name), function_name)
     print(json.dumps(called(Path(where), *json.loads(given))))

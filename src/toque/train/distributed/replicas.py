@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 
 from toque import checks
 from toque.losses.counting import num_targets
-from toque.train.distributed.virtual import Pass, total_targets
+from toque.train.distributed.exchange import Pass, total_targets
 from toque.train.distributed.world import World
 
 
@@ -37,33 +37,29 @@ class Replicas:
         loss: Any,
         world: World,
         *,
+        batch_size: int,
         strategy: str = "ddp",
         micro_batch: int | None = None,
         unused_parameters: bool = False,
     ) -> None:
+        self.batch_size = batch_size
         self._network, self._loss, self._world = network, loss, world
         self._micro_batch = micro_batch
-        self._checked = unused_parameters
+        self._strategy, self._unused = strategy, unused_parameters
+        self._checked = False
         self._ddp: nn.parallel.DistributedDataParallel | None = None
-        if strategy == "ddp":
-            self._ddp = nn.parallel.DistributedDataParallel(
-                network,
-                device_ids=_device_ids(network),
-                find_unused_parameters=unused_parameters,
-                # Gradients are views of what travels: one copy of them less.
-                gradient_as_bucket_view=True,
-            )
-        self.module: nn.Module = self._ddp or network
-        self.module.register_forward_pre_hook(self._forward_begins)
-        self.module.register_forward_hook(self._backward_begins)
+        self._learning: list[bool] = []
+        self.num_shards = 1
+        self.module: nn.Module = network
+        network.register_forward_pre_hook(self._forward_begins)
+        network.register_forward_hook(self._backward_begins)
 
-    def differentiate(
-        self, run_pass: Pass, images: Tensor, targets: Any, images_seen: int
-    ) -> tuple[Tensor, Tensor]:
+    def differentiate(self, run_pass: Pass, images: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
         """Forward and backward over this rank's images of the batch.
 
         Returns: the loss of the whole batch [], and the outputs for this rank's images [B, ...]
         """
+        self._follow_freezing()
         world, num_images = self._world, len(images)
         whole = total_targets(world, num_targets(self._loss, targets))
         size = self._micro_batch or num_images
@@ -74,21 +70,39 @@ class Replicas:
             counts = num_targets(self._loss, some) * world.size, whole
             place = (world.rank << 32) + start
             with self._exchanging(start + size >= num_images):
-                loss, output = run_pass(images[part], some, place, counts)
+                loss, output = run_pass(images[part], some, counts, place)
             losses.append(loss)
             outputs.append(output)
-        if not self._checked:
+        if not self._checked and not self._unused:
             self._refuse_unused()
         loss = torch.stack(losses).sum() / world.size
         # In the order of the ranks: every rank gets the same bits, and so takes the same decision.
         total = world.sum(loss, "the loss").to(loss.device)
         return total, torch.cat(outputs)
 
+    def _follow_freezing(self) -> None:
+        """Wrap the network anew when other parameters learn than before: DDP asks for a gradient
+        of each that did at the time it was made."""
+        learning = [parameter.requires_grad for parameter in self._network.parameters()]
+        if self._strategy != "ddp" or learning == self._learning:
+            return
+        self._learning, self._checked = learning, False
+        self._ddp = nn.parallel.DistributedDataParallel(
+            self._network,
+            device_ids=_device_ids(self._network),
+            find_unused_parameters=self._unused,
+            # Gradients are views of what travels: one copy of them less.
+            gradient_as_bucket_view=True,
+        )
+        self.module = self._ddp
+
     def _forward_begins(self, module: nn.Module, inputs: Any) -> None:
-        self._world.doing.now("the forward pass")
+        if module.training:
+            self._world.doing.now("the forward pass")
 
     def _backward_begins(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        self._world.doing.now("the gradients", waiting=True)
+        if module.training:
+            self._world.doing.now("the gradients", waiting=True)
 
     def _exchanging(self, last: bool) -> AbstractContextManager[Any]:
         if self._ddp is not None:

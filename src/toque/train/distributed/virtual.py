@@ -10,7 +10,6 @@ on. Each rank must own a whole subtree, which is why V is a power of two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,18 +18,17 @@ from torch.utils._pytree import tree_map
 
 from toque import checks
 from toque.losses.counting import num_targets
+from toque.train.distributed.exchange import Pass, total_targets
 from toque.train.distributed.trees import Packed, Subtrees, sum_over_ranks
 from toque.train.distributed.world import World
-
-Counts = tuple[int | Tensor, int | Tensor]
-# (images, targets, place among the draws of this step, what the loss is weighted by) -> the loss []
-# and the outputs [B, ...], both detached; it leaves the gradients in the parameters.
-Pass = Callable[[Tensor, Any, int, Counts | None], tuple[Tensor, Tensor]]
+from toque.train.run import Run
 
 
-def check(shards: int, ranks: int, batch_size: int, micro_batch: int | None) -> None:
+def check(run: Run, ranks: int) -> None:
     """Raise ValueError where a batch cannot be cut into so many shards on so many ranks."""
     name = "distributed.virtual_shards"
+    shards, batch_size = run.distributed.virtual_shards or 1, run.batch_size
+    micro_batch = run.memory.micro_batch
     if shards & (shards - 1):
         raise checks.invalid(
             "run.toml", name, "a power of two", shards, "Their sums are taken in a binary tree."
@@ -60,21 +58,24 @@ class VirtualShards:
     Source:  fixed virtual workers are the idea of EasyScale, Li 2022, arXiv:2208.14228
     """
 
-    def __init__(self, network: nn.Module, loss: Any, world: World, shards: int) -> None:
-        self.module = network
+    def __init__(
+        self, network: nn.Module, loss: Any, world: World, *, batch_size: int, shards: int
+    ) -> None:
+        self.module, self.batch_size = network, batch_size
         self._loss, self._world, self._shards = loss, world, shards
-        self._parameters = [p for p in network.parameters() if p.requires_grad]
+        self.num_shards = shards // world.size
+        self._parameters: list[nn.Parameter] = []
         self._buffers = list(network.buffers())
         self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
 
-    def differentiate(
-        self, run_pass: Pass, images: Tensor, targets: Any, images_seen: int
-    ) -> tuple[Tensor, Tensor]:
+    def differentiate(self, run_pass: Pass, images: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
         """Forward and backward over this rank's images of the batch.
 
         Returns: the loss of the whole batch [], and the outputs for this rank's images [B, ...]
         """
-        own = self._shards // self._world.size
+        own = self.num_shards
+        # Anew at every step: some may be frozen for a while.
+        self._parameters = [p for p in self.module.parameters() if p.requires_grad]
         size = len(images) // own
         whole = total_targets(self._world, num_targets(self._loss, targets))
         before = [buffer.clone() for buffer in self._buffers]
@@ -87,7 +88,7 @@ class VirtualShards:
                     buffer.copy_(old)
             counts = num_targets(self._loss, some), whole
             place = self._world.rank * own + number
-            loss, output = run_pass(images[part], some, place, counts)
+            loss, output = run_pass(images[part], some, counts, place)
             outputs.append(output)
             leaf = self._take(loss, before)
             packed = packed or Packed(leaf)
@@ -124,13 +125,3 @@ class VirtualShards:
         for buffer, old, change in zip(self._statistics, old_statistics, changes, strict=True):
             torch.add(old, change, alpha=1 / self._shards, out=buffer)
         return loss
-
-
-def total_targets(world: World, count: int | Tensor) -> int | Tensor:
-    """The number of targets that count, over all ranks."""
-    if world.alone:
-        return count
-    what = "the number of targets"
-    if isinstance(count, Tensor):
-        return world.sum(count, what).to(count.device)
-    return int(world.sum(torch.tensor(count), what))

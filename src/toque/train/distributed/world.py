@@ -147,15 +147,19 @@ class World:
         return total
 
     @torch.no_grad()
-    def share_buffers(self, module: nn.Module, what: str = "buffers") -> None:
-        """Give every rank rank 0's buffers (running statistics), in place."""
+    def share(self, module: nn.Module, what: str, *, parameters: bool = True) -> None:
+        """Give every rank rank 0's parameters and buffers (running statistics), in place."""
         if self.alone:
             return
         import torch.distributed as dist
 
+        tensors = [*module.parameters()] if parameters else []
         with self.waiting(what):
-            for buffer in module.buffers():
-                dist.broadcast(buffer, src=0)
+            for tensor in (*tensors, *module.buffers()):
+                # Broadcast in memory order: parameters may be channels_last.
+                whole = tensor.detach().clone(memory_format=torch.contiguous_format)
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
 
     def barrier(self, what: str) -> None:
         """Wait until every rank is here."""

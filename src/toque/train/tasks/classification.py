@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -113,6 +114,18 @@ class _Tally(Tally):
         else:
             self._right += right
             self._probabilities.append(outputs.float().softmax(1).cpu().numpy())
+
+    def counted(self) -> tuple[Any, ...]:
+        return self._right, self._indices, self._targets, self._probabilities
+
+    def put(self, counted: Sequence[tuple[Any, ...]]) -> None:
+        rights, indices, targets, probabilities = zip(*counted, strict=True)
+        self._right = None if None in rights else sum(rights)
+        self._indices, self._targets = (
+            list(chain.from_iterable(indices)),
+            list(chain.from_iterable(targets)),
+        )
+        self._probabilities = list(chain.from_iterable(probabilities))
 
     def evaluation(self, loss: float) -> ClassEvaluation:
         images = sum(len(indices) for indices in self._indices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -81,6 +82,13 @@ class _Tally(Tally):
         self._indices.append(indices)
         self._targets.append(targets.float().cpu().numpy())
         self._probabilities.append(outputs.float().sigmoid().cpu().numpy())
+
+    def counted(self) -> tuple[Any, ...]:
+        return self._indices, self._targets, self._probabilities
+
+    def put(self, counted: Sequence[tuple[Any, ...]]) -> None:
+        parts = [list(chain.from_iterable(part)) for part in zip(*counted, strict=True)]
+        self._indices, self._targets, self._probabilities = parts
 
     def evaluation(self, loss: float) -> LabelsEvaluation:
         targets, probabilities = map(np.concatenate, (self._targets, self._probabilities))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
@@ -120,6 +121,13 @@ class _Tally(Tally):
         self._indices.append(indices)
         self._targets.append(targets.float().cpu().numpy())
         self._predictions.append(self._answer(outputs.cpu()).numpy())
+
+    def counted(self) -> tuple[Any, ...]:
+        return self._indices, self._targets, self._predictions
+
+    def put(self, counted: Sequence[tuple[Any, ...]]) -> None:
+        parts = [list(chain.from_iterable(part)) for part in zip(*counted, strict=True)]
+        self._indices, self._targets, self._predictions = parts
 
     def evaluation(self, loss: float) -> NumbersEvaluation:
         targets, predictions = map(np.concatenate, (self._targets, self._predictions))

@@ -8,6 +8,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -174,11 +176,27 @@ class _Tally(Tally):
             # The lowest stay: the heap gives up its largest, which the sign turns into its least.
             if np.isnan(iou):  # every pixel is marked 255
                 continue
-            one = (-iou, -index, answers[number].to(torch.uint8).cpu().numpy())
-            if len(self._worst) < _WORST:
-                heapq.heappush(self._worst, one)
-            elif one[:2] > self._worst[0][:2]:
-                heapq.heapreplace(self._worst, one)
+            self._remember((-iou, -index, answers[number].to(torch.uint8).cpu().numpy()))
+
+    def _remember(self, one: tuple[float, int, npt.NDArray[np.uint8]]) -> None:
+        if len(self._worst) < _WORST:
+            heapq.heappush(self._worst, one)
+        elif one[:2] > self._worst[0][:2]:
+            heapq.heapreplace(self._worst, one)
+
+    def counted(self) -> tuple[Any, ...]:
+        return self._pixels, self._indices, self._ious, self._worst
+
+    def put(self, counted: Sequence[tuple[Any, ...]]) -> None:
+        pixels, indices, ious, worst = zip(*counted, strict=True)
+        self._pixels = np.sum(pixels, axis=0)
+        self._indices, self._ious, self._worst = (
+            list(chain.from_iterable(indices)),
+            list(chain.from_iterable(ious)),
+            [],
+        )
+        for one in list(chain.from_iterable(worst)):
+            self._remember(one)
 
     def evaluation(self, loss: float) -> MaskEvaluation:
         right, total = int(np.trace(self._pixels)), int(self._pixels.sum())

@@ -18,6 +18,7 @@ from torch import nn
 
 from toque import checks, data, losses
 from toque.data.targets import Task as TaskName
+from toque.train.distributed.world import World
 from toque.train.metrics import Scores
 from toque.train.optimise import SMALL_IMAGE_PX
 
@@ -133,6 +134,19 @@ class Tally(ABC):
         self, outputs: torch.Tensor, targets: torch.Tensor, indices: npt.NDArray[np.int64]
     ) -> None:
         """Count a batch; outputs and targets are on one device."""
+
+    @abstractmethod
+    def counted(self) -> tuple[Any, ...]:
+        """What was counted so far, as arrays and plain values: what `put` reads."""
+
+    @abstractmethod
+    def put(self, counted: Sequence[tuple[Any, ...]]) -> None:
+        """Count what several tallies have counted, in their order, instead of one's own."""
+
+    def join(self, world: World, what: str) -> None:
+        """Count what the tallies of all ranks have counted."""
+        if not world.alone:
+            self.put(world.objects(self.counted(), what))
 
     @abstractmethod
     def evaluation(self, loss: float) -> Evaluation:

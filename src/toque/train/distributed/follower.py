@@ -1,0 +1,69 @@
+"""What the ranks other than 0 have in place of log, saver and progress: nothing is written.
+
+They keep step with rank 0, which alone touches the run folder; so it may lie on a disk that only
+rank 0 sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from toque.train.log import Row
+
+
+class SilentLog:
+    """MetricsLog without a file: rows are remembered, for what is computed from them."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+
+    def write(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def close(self) -> None:
+        pass
+
+
+class SilentSaver:
+    """Saver without a disk: rank 0 decides when, and saves."""
+
+    def due(self) -> bool:
+        return False
+
+    def save(self, state: Mapping[str, Any], images_seen: int, score: float | None) -> None:
+        pass
+
+    def settle(self) -> bool:
+        return True
+
+    def finish(self) -> None:
+        pass
+
+    def __enter__(self) -> SilentSaver:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+
+class SilentProgress:
+    """Progress that is not shown; rank 0 shows it."""
+
+    def begin(self, images_seen: int, total_images: int) -> None:
+        pass
+
+    def step(self, images_seen: int, loss: float, learning_rate: float) -> None:
+        pass
+
+    def say(self, sentence: str) -> None:
+        pass
+
+    def end(self) -> None:
+        pass

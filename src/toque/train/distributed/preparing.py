@@ -1,0 +1,95 @@
+"""The parts of a run that differ where there are several ranks: chosen once, at its beginning."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from toque.train.distributed import batch_norm, virtual
+from toque.train.distributed.exchange import Exchange
+from toque.train.distributed.replicas import Replicas
+from toque.train.distributed.virtual import VirtualShards
+from toque.train.distributed.world import World
+from toque.train.run import Run
+
+
+def check(run: Run, world: World) -> None:
+    """Raise ValueError where the settings do not fit the number of ranks."""
+    shards = run.distributed.virtual_shards
+    if shards is not None:
+        virtual.check(run, world.size)
+
+
+def place(run: Run, world: World, network: nn.Module) -> nn.Module:
+    """The network as this rank trains it: rank 0's weights, BatchNorm over all ranks if asked."""
+    if world.alone:
+        return network
+    world.share(network, "the first weights")
+    if run.distributed.sync_batch_norm and run.distributed.virtual_shards is None:
+        network = batch_norm.synchronise(network)
+    return network
+
+
+def exchange(run: Run, world: World, network: nn.Module, loss: Any) -> Exchange | None:
+    """How gradients are taken together with the other ranks; None where a step is one's own."""
+    settings = run.distributed
+    if settings.virtual_shards is not None:
+        return VirtualShards(
+            network, loss, world, batch_size=run.batch_size, shards=settings.virtual_shards
+        )
+    if world.alone:
+        return None
+    return Replicas(
+        network,
+        loss,
+        world,
+        batch_size=run.batch_size,
+        strategy=settings.strategy,
+        micro_batch=run.memory.micro_batch,
+        unused_parameters=settings.unused_parameters,
+    )
+
+
+def fingerprint(run: Run, world: World) -> dict[str, int]:
+    """What of the ranks can change the bits of a run: their number, unless shards are fixed."""
+    return {} if run.distributed.virtual_shards is not None else {"ranks": world.size}
+
+
+@contextlib.contextmanager
+def steady_threads(run: Run, device: torch.device) -> Iterator[None]:
+    """With virtual shards on the CPU: as many torch threads for any number of ranks.
+
+    The number of threads is part of the order of sums, and torchrun gives fewer to more ranks.
+    """
+    shards = run.distributed.virtual_shards
+    if shards is None or device.type != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, (cores or 1) // shards))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def notes(run: Run, world: World, network: nn.Module) -> list[str]:
+    """What a person should know about training on these ranks."""
+    settings = run.distributed
+    if world.alone or settings.sync_batch_norm or settings.virtual_shards is not None:
+        return []
+    normed = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in network.modules())
+    if not normed:
+        return []
+    images = -(-run.batch_size // world.size)
+    return [
+        f"batch normalisation sees the {images} images of each rank, not the batch of "
+        f"{run.batch_size}, so the weights depend on the number of ranks; "
+        "distributed.sync_batch_norm = true makes it see all."
+    ]
