@@ -102,6 +102,17 @@ class Canvas:
             readable=self.readable[images],
         )
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Canvas:
+        """The canvas of the images of some numbers."""
+        return replace(
+            self,
+            height=self.height[rows],
+            width=self.width[rows],
+            matrix=self.matrix[rows],
+            visible=self.visible[rows],
+            readable=self.readable[rows],
+        )
+
     @classmethod
     def of(cls, sizes: Counts, stored: Counts | None = None) -> Canvas:
         """The canvas of untouched images: sizes [B, 2] (height, width).

@@ -10,7 +10,7 @@ import torch
 
 from toque import checks
 from toque.augment import noise
-from toque.augment.kernels import cpu, reference
+from toque.augment.kernels import cpu, cuda, reference
 from toque.augment.kernels.resolved import Resolved
 
 # On the CPU the reference runs over parts of a batch that stay in the cache.
@@ -19,11 +19,13 @@ _ELEMENTS_AT_ONCE = 2**18
 
 def available() -> tuple[str, ...]:
     """The kernels this machine can run on CPU tensors, the fastest last."""
-    return ("reference", *cpu.levels())
+    return ("reference", *(("cuda",) if cuda.is_interpreted() else ()), *cpu.levels())
 
 
 def check(where: str, kernel: str) -> None:
     """Raises ValueError for a kernel this machine does not have."""
+    if kernel == "cuda" and torch.cuda.is_available():
+        return
     if kernel not in ("auto", *available()):
         raise checks.invalid(
             where, "kernel", f"auto or one of {', '.join(available())} on this machine", kernel,
@@ -45,8 +47,15 @@ def run(
     if out.numel() == 0 or (which is not None and not len(which)):
         return
     if kernel == "auto":
-        kernel = available()[-1] if out.device.type == "cpu" else "reference"
-    if kernel != "reference" and out.device.type == "cpu":
+        kernel = available()[-1] if out.device.type == "cpu" else "cuda"
+    if kernel == "cuda" and not (out.is_cuda or cuda.is_interpreted()):
+        raise checks.invalid(
+            "Compose", "kernel", "auto, or one for the CPU, for images on the CPU", kernel,
+            "Move the images to the GPU first.",
+        )  # fmt: skip
+    if kernel == "cuda" and cuda.serves(images, out):
+        cuda.run(images, resolved, out, which)
+    elif kernel in cpu.levels() and out.device.type == "cpu":
         cpu.run(images, resolved, out, kernel, which)
     elif which is not None:
         assert isinstance(images, torch.Tensor)

@@ -48,3 +48,14 @@ class Resolved:
             rectangles=self.rectangles[images],
             noisy=tuple((number, seed[images]) for number, seed in self.noisy),
         )
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Resolved:
+        """The same pass for the images of some numbers."""
+        return replace(
+            self,
+            canvas=self.canvas.take(rows),
+            codes=self.codes[rows],
+            factors=self.factors[rows],
+            rectangles=self.rectangles[rows],
+            noisy=tuple((number, seed[torch.from_numpy(rows)]) for number, seed in self.noisy),
+        )
