@@ -82,7 +82,7 @@ class Model:
         self.go = threading.Event()
         self.go.set()
 
-    def predictor(self, source="made up", device="cpu"):
+    def predictor(self, source="made up", device="cpu", trust=False):
         return Predictor(str(source), self.labels, 3, self.ask, {"model": "brightness"})
 
     def ask(self, images):

@@ -96,13 +96,13 @@ def test_a_file_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch, k
     write = exporting._write
 
     def wrong(*arguments):
-        answers = write(*arguments)
+        answers, folded = write(*arguments)
 
         def off(images):
             shares, logits = answers(images)
             return shares[:, ::-1], logits
 
-        return off
+        return off, folded
 
     monkeypatch.setattr(exporting, "_write", wrong)
     with pytest.raises(ValueError, match=r"as right as the run; got a probability differs by"):

@@ -22,8 +22,9 @@ from PIL import Image
 
 from tests.deploy.serving import PATIENCE_S, Model, Server, running, until
 from toque import deploy
+from toque.deploy.explain import overlay
+from toque.deploy.serving import explaining, reloading
 from toque.deploy.serving import limits as bounds
-from toque.deploy.serving import reloading
 from toque.deploy.serving.batching import Batcher, Full
 from toque.deploy.serving.limits import Limits, Refused
 
@@ -136,7 +137,9 @@ def test_health_ready_metrics_and_openapi(server):
     for line in text.splitlines():
         assert re.fullmatch(r"# TYPE \w+ \w+|\w+(\{[\w=\",/+.]+\})? [\d.e+-]+", line), line
     schema = server.ask(path="/openapi.json", method="GET")[2]
-    assert set(schema["paths"]) == {"/predict", "/model", "/health", "/ready", "/metrics"}
+    assert set(schema["paths"]) == {
+        "/predict", "/explain", "/model", "/health", "/ready", "/metrics"
+    }  # fmt: skip
     assert "503" in schema["paths"]["/predict"]["post"]["responses"]
 
 
@@ -334,6 +337,60 @@ def test_any_damage_is_refused_or_decoded(which, changes, keep, channels):
         assert pixels.shape[0] * pixels.shape[1] <= 100_000
 
 
+# Where it looked
+
+
+def png_pixels(content):
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_where_it_looked(run, photos):
+    file = photos / "val" / "left" / "0.jpg"
+    predictor = deploy.load(run)
+    with running(run) as server:
+        assert server.ask(path="/model", method="GET")[2]["explains"] is True
+        for label in ("left", "right"):
+            status, headers, content = server.ask(file.read_bytes(), f"/explain?label={label}")
+            assert status == 200 and headers["content-type"] == "image/png"
+            wanted = overlay(predictor, predictor.pixels(file), label)
+            np.testing.assert_array_equal(png_pixels(content), wanted)
+        (answer,) = predictor([file])
+        wanted = overlay(predictor, predictor.pixels(file), answer.label)
+        content = server.ask(file.read_bytes(), "/explain")[2]
+        np.testing.assert_array_equal(png_pixels(content), wanted)
+        assert server.ask(file.read_bytes(), "/explain?label=middle")[0] == 422
+        assert server.ask(b"no picture", "/explain")[0] == 415
+
+
+def test_without_explanations(run, server, photos):
+    body = (photos / "val" / "left" / "0.jpg").read_bytes()
+    with running(run, explain=False) as quiet:
+        for one in (quiet, server):  # turned off; a model that cannot be looked into
+            assert one.ask(path="/model", method="GET")[2]["explains"] is False
+            status, _, said = one.ask(body, "/explain")
+            assert status == 404 and "without explanations" in said["detail"]
+
+
+def test_explanations_are_bounded_and_answers_do_not_wait_for_them(run, photos, monkeypatch):
+    body = (photos / "val" / "left" / "0.jpg").read_bytes()
+    go = threading.Event()
+
+    def slow(*arguments):
+        assert go.wait(PATIENCE_S)
+        return overlay(*arguments)
+
+    monkeypatch.setattr(explaining, "overlay", slow)
+    limits = Limits(max_explaining=2, body_s=PATIENCE_S, answer_s=PATIENCE_S)
+    with running(run, limits) as server, ThreadPoolExecutor(3) as threads:
+        asked = [threads.submit(server.ask, body, "/explain") for _ in range(3)]
+        until(lambda: any(one.done() for one in asked), "the one turned away")
+        assert server.ask(body)[0] == 200
+        go.set()
+        found = sorted(one.result()[0] for one in asked)
+        assert found == [200, 200, 503]
+        assert server.ask(body, "/explain")[0] == 200
+
+
 # Batches
 
 
@@ -417,7 +474,7 @@ def test_a_newer_model_takes_over_and_no_request_is_lost(tmp_path, monkeypatch):
     file = tmp_path / "m.onnx"
     file.write_bytes(b"1")
 
-    def load(source, device="cpu"):
+    def load(source, device="cpu", trust=False):
         content = source.read_bytes()
         if content == b"damaged":
             raise ValueError("a damaged file")

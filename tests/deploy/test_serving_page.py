@@ -134,6 +134,64 @@ def test_pasted_and_dropped(browser, server):
     assert text(browser, "mistake") == "There is no picture in the clipboard."
 
 
+def test_where_it_looked_on_demand(browser, run, photos, tmp_path):
+    with running(run) as server:
+        show(browser, server)
+        until(browser, "document.getElementById('model').textContent.includes('2 classes')")
+        choose(browser, photos / "val" / "left" / "0.jpg")
+        until(browser, "document.getElementById('look').checkVisibility()")
+        before = browser.evaluate("document.getElementById('picture').src")
+        press = "document.getElementById('look').click()"
+        browser.evaluate(press)
+        until(browser, "document.getElementById('look').getAttribute('aria-pressed') === 'true'")
+        assert browser.evaluate("document.getElementById('picture').src") != before
+        until(browser, "document.getElementById('picture').naturalWidth > 0")
+        alt = browser.evaluate("document.getElementById('picture').alt")
+        assert alt.startswith("The picture in gray, red where the network looked for ")
+        browser.screenshot(tmp_path / "looked.png")
+        browser.evaluate(press)  # back, and again without another question
+        assert browser.evaluate("document.getElementById('picture').src") == before
+        browser.evaluate(press)
+        assert browser.evaluate("document.getElementById('picture').src") != before
+        assert [row["path"] for row in server.log].count("/explain") == 1
+        assert complaints(browser) == []
+
+
+def test_no_button_where_nothing_can_be_shown(browser, server, bright):
+    show(browser, server)
+    until(browser, "document.getElementById('model').textContent.includes('2 classes')")
+    choose(browser, bright)
+    until(browser, "document.getElementById('result').checkVisibility()")
+    assert not visible(browser, "look")
+
+
+CAMERA = """
+    navigator.mediaDevices.getUserMedia = async () => {
+      const canvas = document.createElement('canvas'); canvas.width = 64; canvas.height = 48;
+      const draw = () => { const c = canvas.getContext('2d'); c.fillStyle = 'white';
+        c.fillRect(0, 0, 64, 48); window.drawing = requestAnimationFrame(draw); };
+      draw();
+      window.stream = canvas.captureStream();
+      return window.stream;
+    };
+"""
+
+
+def test_a_picture_from_the_camera(browser, server):
+    show(browser, server)
+    browser.evaluate(CAMERA)  # a headless browser has none; the rest of the way is the real one
+    browser.evaluate("document.getElementById('camera').click()")
+    until(browser, "document.getElementById('viewfinder').checkVisibility()")
+    until(browser, "document.activeElement.id === 'shoot'")
+    until(browser, "document.getElementById('video').videoWidth === 64")
+    browser.evaluate("document.getElementById('shoot').click()")
+    until(browser, "document.getElementById('result').checkVisibility()")
+    assert text(browser, "answer").startswith("bright, ")
+    assert not visible(browser, "viewfinder")
+    ended = "window.stream.getTracks().every((track) => track.readyState === 'ended')"
+    assert browser.evaluate(ended)  # the camera's light goes out
+
+
 def test_without_a_camera(browser, server):
     show(browser, server)
     browser.evaluate("document.getElementById('camera').click()")

@@ -10,7 +10,7 @@ import typer
 def export(
     run: Annotated[str, typer.Argument(help="A run folder.")],
     to: Annotated[
-        str | None, typer.Option(help="onnx, pt2 or safetensors; unset: by -o, else onnx.")
+        str | None, typer.Option(help="onnx, pt2, aoti or safetensors; unset: by -o, else onnx.")
     ] = None,
     out: Annotated[
         str | None, typer.Option("-o", "--out", help="The file; unset: RUN/export/model.*")
@@ -18,15 +18,45 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="Compare on other labelled images than the run's own.")
     ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Take images of one size alone; unset: of any."),
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="Store the weights as float16.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute on whole numbers, calibrated; onnx alone.")
+    ] = False,
+    max_loss: Annotated[
+        float, typer.Option(min=0, max=100, help="Points of accuracy that --int8 may cost.")
+    ] = 1.0,
 ) -> None:
     """Write a finished run as one file, once its answers agree with the run's.
 
     Example: toque export runs/flowers --to onnx -o flowers.onnx
     """
+    from toque import checks
     from toque.deploy import export as write
 
-    done = write(run, to=to, out=out, data_path=data)
+    if half and int8:
+        raise checks.invalid("export", "--half", "given without --int8", "both", "Leave one out.")
+    done = write(
+        run, to=to, out=out, data_path=data, size=None if size is None else _height_width(size),
+        precision="int8" if int8 else "half" if half else "float32", max_loss=max_loss / 100,
+    )  # fmt: skip
+    print(f"folded   {done.folded}")
     print(f"parity   {done.parity}")
     print(f"file     {done.file}")
     print(f"card     {done.card}")
     print(f"ask it   toque predict {done.file} IMAGE")
+
+
+def _height_width(text: str) -> tuple[int, int]:
+    from toque import checks
+
+    height, _, width = text.lower().partition("x")
+    # Height first, as in the shape of the images.
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise checks.invalid(
+            "export", "--size", "a height and a width in pixels", text, "Write --size 480x640."
+        )
+    return int(height), int(width)

@@ -29,6 +29,9 @@ def predict(
     tta: Annotated[
         bool, typer.Option("--tta", help="Take the mean over each image and its mirror image.")
     ] = False,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load machine code, which an .aoti file is.")
+    ] = False,
     explain: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write pictures of where the network looked."),
@@ -44,7 +47,7 @@ def predict(
     if as_json and as_csv:
         raise checks.invalid("predict", "--json", "given without --csv", "both", "Leave one out.")
     with _bar() as progress:
-        answers = ask(model, images, mirrored=tta, progress=progress)
+        answers = ask(model, images, trust=trust, mirrored=tta, progress=progress)
     if explain is not None:
         _write_pictures(model, answers, explain)
     if as_json:

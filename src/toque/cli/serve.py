@@ -14,6 +14,12 @@ def serve(
         str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: every network.")
     ] = "127.0.0.1",
     device: Annotated[str, typer.Option(help="cpu or cuda, for a run folder.")] = "cpu",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Load machine code, which an .aoti file is.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option(help="Show where the network looked, when asked.")
+    ] = True,
     token: Annotated[
         str | None,
         typer.Option(envvar="TOQUE_TOKEN", help="What clients must send as a bearer token."),
@@ -42,4 +48,7 @@ def serve(
         max_delay_s=max_delay_ms / 1000,
         max_waiting=max_waiting,
     )
-    listen(model, host=host, port=port, device=device, token=token, limits=limits)
+    listen(
+        model, host=host, port=port, device=device, trust=trust, explain=explain, token=token,
+        limits=limits,
+    )  # fmt: skip

@@ -8,12 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 
 from toque.deploy.details import FileDetails
 from toque.deploy.predictor import Pixels, Predictor
 
 Answers = Callable[[np.ndarray], Sequence[np.ndarray]]
 """uint8 [B, H, W, C] -> probabilities and logits, float32 [B, K] each."""
+
+
+def torch_answers(program: Callable[[torch.Tensor], Sequence[torch.Tensor]]) -> Answers:
+    """The answers of a program that PyTorch runs."""
+
+    def answers(images: np.ndarray) -> Sequence[np.ndarray]:
+        with torch.inference_mode():
+            return [found.numpy() for found in program(torch.from_numpy(images))]
+
+    return answers
 
 
 def predictor_of_file(source: str, details: FileDetails, answers: Answers) -> Predictor:
@@ -28,4 +39,6 @@ def predictor_of_file(source: str, details: FileDetails, answers: Answers) -> Pr
             shares[numbers] = answers(np.stack([images[number] for number in numbers]))[0]
         return shares
 
-    return Predictor(source, details.classes, details.in_channels, ask, details.as_dict())
+    return Predictor(
+        source, details.classes, details.in_channels, ask, details.as_dict(), size=details.size
+    )

@@ -41,7 +41,7 @@ Trained on {environment.get("train_images", "an unknown number of")} images of
 `{Path(run.data).name}`, validated on
 {environment.get("val_images", "an unknown number of")} others.
 Model {details.model}, {run.epochs:g} epochs, seed {run.seed}, toque {details.version};
-weights sha256 {details.weights_sha256}.
+weights sha256 {details.weights_sha256}. {_precision(details)}
 
 ## Metrics
 
@@ -65,11 +65,25 @@ Its confidence has not been calibrated. Not measured: other cameras, places and 
 def _interface(file: Path, details: FileDetails) -> str:
     if file.suffix == ".safetensors":
         return f"Weights alone; toque builds the model and does {details.preprocessing}."
+    sizes = (
+        "of any size, alike in one batch"
+        if details.size is None
+        else (f"H = {details.size[0]} and W = {details.size[1]}")
+    )
     return (
-        f"Input `images`: uint8 [B, H, W, {details.in_channels}], of any size, alike in one batch. "
+        f"Input `images`: uint8 [B, H, W, {details.in_channels}], {sizes}. "
         "Outputs `probabilities` and\n`logits`: float32 [B, K]. "
         f"Preprocessing is inside: {details.preprocessing}."
     )
+
+
+def _precision(details: FileDetails) -> str:
+    """How the numbers are kept."""
+    if details.precision == "int8":
+        return "Weights and activations are int8, calibrated on training images."
+    if details.precision == "half":
+        return "Matrices and kernels are stored as float16; it computes in float32."
+    return "All numbers are float32."
 
 
 def _mark(file: Path) -> str:

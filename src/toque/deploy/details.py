@@ -20,6 +20,8 @@ class FileDetails:
     model, classes, in_channels, image_size: what toque.models.create needs
     preprocessing:  in words
     weights_sha256: of the run's weights.safetensors
+    size:           height and width of the only images it takes, in pixels; any if unset
+    precision:      of the weights: float32, half or int8
     """
 
     version: str
@@ -29,6 +31,8 @@ class FileDetails:
     image_size: int
     preprocessing: str
     weights_sha256: str
+    size: tuple[int, int] | None = None
+    precision: str = "float32"
     format: int = FORMAT
 
     def as_json(self) -> str:
@@ -50,7 +54,14 @@ def read_details(path: Path, text: str | None) -> FileDetails:
             "version": "", "preprocessing": "", "weights_sha256": "",
             **{key: tree[key] for key in tree if key in FileDetails.__dataclass_fields__},
         }  # fmt: skip
-        details = FileDetails(**{**known, "classes": tuple(known["classes"])})
+        size = known.get("size")
+        details = FileDetails(
+            **{
+                **known,
+                "classes": tuple(known["classes"]),
+                "size": None if size is None else (int(size[0]), int(size[1])),
+            }
+        )
     except (ValueError, TypeError, KeyError) as error:
         raise checks.invalid(
             "load", str(path), "a file that toque export wrote", "one without toque's metadata",

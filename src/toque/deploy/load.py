@@ -7,16 +7,18 @@ from pathlib import Path
 from toque import augment, checks
 from toque.deploy.predictor import Network, Predictor, of_network
 
-SUFFIXES = (".onnx", ".pt2", ".safetensors")
+SUFFIXES = (".onnx", ".pt2", ".aoti", ".safetensors")
 
 
-def load(source: str | Path, *, device: str = "cpu") -> Predictor:
+def load(source: str | Path, *, device: str = "cpu", trust: bool = False) -> Predictor:
     """A predictor from a run folder or an exported file; a file needs nothing of toque.train.
 
-    Args:    source: a run folder, or a file NAME.onnx, NAME.pt2 or NAME.safetensors
+    Args:    source: a run folder, or a file NAME.onnx, NAME.pt2, NAME.aoti or NAME.safetensors
              device: for a run folder and .safetensors; the other files answer on the CPU
+             trust: whether to load machine code, which an .aoti file is; the others are data
     Raises:  FileNotFoundError: nothing there, or a run that has not finished
-             ValueError: a damaged file, one that toque did not write, or of another kind
+             ValueError: a damaged file, one that toque did not write, or of another kind; an
+             .aoti file without trust
              ImportError: onnxruntime is not installed, for an .onnx file
     Example: >>> toque.deploy.load("model.onnx")(["garden.jpg"])[0].label
     """
@@ -34,6 +36,10 @@ def load(source: str | Path, *, device: str = "cpu") -> Predictor:
         from toque.deploy import onnx_file
 
         return onnx_file.load(path)
+    if path.suffix == ".aoti":
+        from toque.deploy import compiled_file
+
+        return compiled_file.load(path, trust=trust)
     from toque.deploy import torch_file
 
     if path.suffix == ".pt2":

@@ -70,14 +70,25 @@ def write(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
 def _operation(exported: ExportedProgram, error: BaseException) -> str:
     """ "aten.foo.default in stage.2" from whatever the converter said."""
     text = "\n".join(str(cause) for cause in _causes(error))
-    named = re.search(r"\b(\w+\.\w+\.\w+)\b", text[text.find("aten") :] if "aten" in text else text)
-    operation = named.group(1) if named else ""
+    named = re.search(r"\[target=torch\.ops\.([\w.]+)\]", text)
+    if named is None:
+        return text.splitlines()[0][:200]
+    operation = named.group(1)
+    # The converter takes operations apart before it looks for counterparts.
+    for graph in (exported.graph, exported.run_decompositions().graph):
+        for node in graph.nodes:
+            if str(node.target) == operation:
+                return f"{operation} in {_module_of(node)}"
+    base = operation.split(".")[1].strip("_")  # prims.bessel_j0 is aten.special_bessel_j0
     for node in exported.graph.nodes:
-        if operation and str(node.target) == operation:
-            stack = list(node.meta.get("nn_module_stack", {}).values())
-            where = str(stack[-1][0]) if stack else ""
-            return f"{operation} in {where.removeprefix('model.') or 'the model'}"
-    return operation or text.splitlines()[0][:200]
+        if base in str(node.target):
+            return f"{operation} in {_module_of(node)}"
+    return operation
+
+
+def _module_of(node: torch.fx.Node) -> str:
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return (str(stack[-1][0]) if stack else "").removeprefix("model.") or "the model"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

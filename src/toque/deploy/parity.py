@@ -16,9 +16,25 @@ from toque.deploy.predictor import Network, Pixels
 from toque.deploy.program import noise
 from toque.random import Key
 
-# Largest difference of a probability. What is measured is rounding, about 1e-6: this is far above
-# it, and far below what changes a decision.
-TOLERANCE = 1e-3
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What a file may differ by from the run.
+
+    probability: of one class of one image, at most
+    tie:         classes so near in probability count as one answer
+    accuracy:    how much of it may be lost; None: no prediction may change
+    """
+
+    probability: float
+    tie: float
+    accuracy: float | None = None
+
+
+# What is measured in float32 is rounding, about 1e-6: this is far above it, and far below what
+# changes a decision. float16 keeps 11 bits of each weight: 4e-4 to 4e-3 was measured.
+EXACT = Tolerance(1e-3, 1e-3)
+HALF = Tolerance(2e-2, 2e-2)
 
 _HARD_SIZES = ((1, 1), (1, 19), (2, 3), (5, 400), (400, 5), (63, 65), (480, 640), (1200, 1600))
 
@@ -33,6 +49,7 @@ class Parity:
     logit:       largest difference of one logit, relative to the largest logit of its image
     changed:     images whose most probable class is another one, ties within tolerance left out
     accuracy, accuracy_before: on the validation images, of the file and of the model
+    tolerance:   what is accepted
     """
 
     images: int
@@ -42,14 +59,22 @@ class Parity:
     changed: int
     accuracy: float | None
     accuracy_before: float | None
+    tolerance: Tolerance = EXACT
 
     @property
     def problem(self) -> str | None:
         """Why the file must not be kept, or None."""
-        if not self.probability <= TOLERANCE:
-            return f"a probability differs by {self.probability:.2g}, more than {TOLERANCE:g}"
-        if self.changed:
-            return f"{self.changed} predictions changed"
+        most = self.tolerance.probability
+        if not self.probability <= most:
+            return f"a probability differs by {self.probability:.2g}, more than {most:g}"
+        if self.tolerance.accuracy is None:
+            return f"{self.changed} predictions changed" if self.changed else None
+        lost = (self.accuracy_before or 0.0) - (self.accuracy or 0.0)
+        if lost > self.tolerance.accuracy:
+            return (
+                f"{100 * lost:.2f} points of accuracy lost, more than "
+                f"{100 * self.tolerance.accuracy:g}"
+            )
         return None
 
     def __str__(self) -> str:
@@ -69,6 +94,8 @@ def measure(
     targets: Sequence[int],
     *,
     channels: int,
+    size: tuple[int, int] | None = None,
+    tolerance: Tolerance = EXACT,
 ) -> Parity:
     """Ask both about validation images and hard cases, alone and in batches.
 
@@ -76,8 +103,10 @@ def measure(
     preprocessing.
 
     Args: images: validation images, uint8 [H, W, C], with their classes in targets
+          size: height and width, of a file that takes no others; the images have it
+          tolerance: what is accepted
     """
-    hard = hard_cases(channels)
+    hard = hard_cases(channels, size)
     groups = [*_batches(images), *hard]
     found = [answers(group) for group in groups]
     wanted = [network_answers(network, group) for group in groups]
@@ -94,7 +123,7 @@ def measure(
         rows = np.arange(len(theirs))
         # Where the model itself hesitates within the tolerance, either class is its answer.
         lead = theirs[rows, best] - theirs[rows, ours.argmax(1)]
-        changed += int((lead > TOLERANCE).sum())
+        changed += int((lead > tolerance.tie).sum())
         if count < len(images):
             labels = np.array([targets[order[count + n]] for n in range(len(group))])
             right += int((ours.argmax(1) == labels).sum())
@@ -108,14 +137,16 @@ def measure(
         changed=changed,
         accuracy=right / count if count else None,
         accuracy_before=right_before / count if count else None,
+        tolerance=tolerance,
     )
 
 
-def hard_cases(channels: int) -> list[np.ndarray]:
-    """Batches of images that break preprocessing where it can break."""
-    batches = [noise(1, height, width, channels).numpy() for height, width in _HARD_SIZES]
-    batches.append(noise(5, 37, 53, channels).numpy())
-    height, width = 375, 500
+def hard_cases(channels: int, size: tuple[int, int] | None = None) -> list[np.ndarray]:
+    """Batches of images that break preprocessing where it can break, of many sizes or of one."""
+    sizes = _HARD_SIZES if size is None else (size,)
+    batches = [noise(1, height, width, channels).numpy() for height, width in sizes]
+    batches.append(noise(5, *(size or (37, 53)), channels).numpy())
+    height, width = size or (375, 500)
     rows, columns = np.arange(height)[:, None], np.arange(width)[None, :]
     drawn = [
         np.zeros((height, width)), np.full((height, width), 255), 255 * ((rows + columns) % 2),

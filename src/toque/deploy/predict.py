@@ -22,6 +22,7 @@ def predict(
     images: Sequence[str | Path],
     *,
     device: str = "cpu",
+    trust: bool = False,
     mirrored: bool = False,
     progress: Progress | None = None,
 ) -> list[Prediction]:
@@ -32,12 +33,13 @@ def predict(
 
     Args:    source: a finished run's folder, or an exported file
              images: files and folders; "-" is one image on standard input
+             trust: as for `load`
              mirrored: answer with the mean over the image and its mirror image
     Raises:  FileNotFoundError: no such run, image or folder; a folder without images
              ValueError: a file that is no image, or a damaged one
     Example: >>> predict("runs/flowers", ["garden.jpg"])[0].label
     """
-    model = load(source, device=device)
+    model = load(source, device=device, trust=trust)
     if mirrored:
         model = both_ways(model)
     files = list(_files(images))

@@ -52,6 +52,7 @@ class Predictor:
              ask: the model itself, from pixels to probabilities
              details: what the source says about itself
              network: the network in PyTorch, where the source has it
+             size: height and width of the only images it takes; None is any
     Raises:  FileNotFoundError, ValueError: a file that is not there or no image
              TypeError, ValueError: an array of another dtype, rank or number of channels
     Example: >>> toque.deploy.load("model.onnx")(["garden.jpg"])[0].label
@@ -63,6 +64,7 @@ class Predictor:
     ask: Ask
     details: Details
     network: Network | None = None
+    size: tuple[int, int] | None = None
 
     def __call__(
         self,
@@ -88,7 +90,9 @@ class Predictor:
         """An image as the model takes it, uint8 [H, W, C]; files are decoded as in training."""
         if not isinstance(image, np.ndarray):
             decoded = data.decode(image, channels=self.channels)
-            return decoded.permute(1, 2, 0).numpy()
+            pixels: Pixels = decoded.permute(1, 2, 0).numpy()
+            self._check_size(pixels)
+            return pixels
         given = image[:, :, None] if image.ndim == 2 else image
         if given.dtype != np.uint8:
             raise checks.invalid_type(
@@ -100,8 +104,17 @@ class Predictor:
                 "Predictor", "an array", f"of shape [H, W, {self.channels}]", list(image.shape),
                 "Give one image, with its channels last.",
             )  # fmt: skip
+        self._check_size(given)
         # PyTorch takes no memory that may not be written, such as an array over a Pillow image.
         return given if given.flags.writeable else given.copy()
+
+    def _check_size(self, pixels: Pixels) -> None:
+        if self.size is not None and pixels.shape[:2] != self.size:
+            raise checks.invalid(
+                "Predictor", "an image", f"of {self.size[0]} x {self.size[1]} pixels (H x W)",
+                f"{pixels.shape[0]} x {pixels.shape[1]}",
+                "Resize it, or export a file for any size, without --size.",
+            )  # fmt: skip
 
 
 def of_network(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -37,24 +40,32 @@ class Program(nn.Module):
         return logits.softmax(1), logits
 
 
-def trace(program: Program, channels: int) -> ExportedProgram:
-    """The program as a graph, for batches and images of any size.
+def trace(program: Program, channels: int, size: tuple[int, int] | None = None) -> ExportedProgram:
+    """The program as a graph, for batches of any number of images, of any size or of one.
 
+    Args:   size: height and width in pixels, if all images have the same
     Raises: ValueError: a model that is no graph, or that answers with something else than scores
             [B, K]; the message names the module
     """
-    example = noise(*_EXAMPLE, channels)
-    dimensions = {
-        0: Dim("batch", min=1, max=_MAX_BATCH),
-        1: Dim("height", min=1, max=_MAX_SIDE_PX),
-        2: Dim("width", min=1, max=_MAX_SIDE_PX),
-    }
+    batch, height, width = _EXAMPLE
+    example = noise(batch, *(size or (height, width)), channels)
+    dimensions = {0: Dim("batch", min=1, max=_MAX_BATCH)}
+    if size is None:
+        dimensions[1] = Dim("height", min=1, max=_MAX_SIDE_PX)
+        dimensions[2] = Dim("width", min=1, max=_MAX_SIDE_PX)
     _check_outputs(program, example)
-    with _tracked(program) as inside, warnings.catch_warnings():
+    with _tracked(program) as inside, _silent(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third-party modules about themselves, when traced
         try:
             return torch.export.export(program, (example,), dynamic_shapes=(dimensions,))
         except Exception as error:  # the tracer meets a model's own code: anything may come
+            if fixed := re.search(r"You marked (\w+) as dynamic but", str(error)):
+                raise checks.invalid(
+                    "export", "the model", "one for images of any number and size",
+                    f"a model whose code fixes the {fixed.group(1)}",
+                    "Take sizes from the tensor, as in x.flatten(1), not from a number; if it is "
+                    "the height or width, give --size.",
+                ) from error  # fmt: skip
             where = inside[-1] if inside else ""
             raise checks.invalid(
                 "export", "the model", "one graph of tensor operations",
@@ -80,6 +91,18 @@ def _check_outputs(program: Program, example: torch.Tensor) -> None:
             "export", "the model", "a classifier, which answers with scores [B, K]", shown,
             "Export other models from Python with torch.export.",
         )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the tracer from telling the whole graph it failed at: the error says what matters."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 @contextlib.contextmanager

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,7 +15,8 @@ from torch.export import ExportedProgram
 
 from toque import augment, checks, models
 from toque.deploy import archive
-from toque.deploy.answering import Answers, predictor_of_file
+from toque.deploy.answering import Answers, predictor_of_file, torch_answers
+from toque.deploy.deployed import is_narrowed
 from toque.deploy.details import FileDetails, read_details
 from toque.deploy.predictor import Network, Predictor, of_network
 from toque.models import weights
@@ -47,15 +47,7 @@ def open_graph(file: Path) -> tuple[Answers, FileDetails]:
                 "load", str(file), "a whole .pt2 archive", str(error).splitlines()[0][:200],
                 "Export it again with: toque export RUN --to pt2.",
             ) from error  # fmt: skip
-    return _answers(program), details
-
-
-def _answers(program: nn.Module) -> Answers:
-    def answers(images: np.ndarray) -> Sequence[np.ndarray]:
-        with torch.inference_mode():
-            return [found.numpy() for found in program(torch.from_numpy(images))]
-
-    return answers
+    return torch_answers(program), details
 
 
 def load_graph(file: Path) -> Predictor:
@@ -64,15 +56,21 @@ def load_graph(file: Path) -> Predictor:
     return predictor_of_file(str(file), details, answers)
 
 
-def write_weights(model: nn.Module, details: FileDetails, file: Path) -> None:
-    """Write the weights alone; loading builds the model by its name."""
+def write_weights(
+    model: nn.Module, details: FileDetails, file: Path, *, half: bool = False
+) -> None:
+    """Write the weights alone; loading builds the model by its name, and widens halved weights."""
     tensors = {name: weights.plain(value) for name, value in model.state_dict().items()}
+    if half:
+        narrow = {name: value.half() for name, value in tensors.items() if is_narrowed(value)}
+        tensors |= narrow
     save_file(tensors, file, metadata={"toque": details.as_json()})
 
 
-def load_weights(file: Path, device: str = "cpu") -> Predictor:
+def load_weights(file: Path, device: str = "cpu", *, model: nn.Module | None = None) -> Predictor:
     """A predictor of a weights file: an exported one, or a run's weights.safetensors.
 
+    Args:   model: a module to load a copy's weights into, where toque cannot build it
     Raises: ValueError: a damaged file, not one of toque's, or of a model toque cannot build
     """
     try:
@@ -84,15 +82,18 @@ def load_weights(file: Path, device: str = "cpu") -> Predictor:
             "load", str(file), "a whole safetensors file", f"an error ({error})",
             "Export it again with: toque export RUN --to safetensors.",
         ) from None  # fmt: skip
-    if details.model.startswith("own:"):
+    if model is not None:
+        model = copy.deepcopy(model)
+    elif details.model.startswith("own:"):
         raise checks.InvalidValue(
             f"load: {file} must be of a model that toque can build; got one of your own "
             f"({details.model[4:]}). Export it with --to onnx or --to pt2 instead."
         )
     channels, size = details.in_channels, details.image_size
-    model = models.create(
-        details.model, num_classes=len(details.classes), in_channels=channels, image_size=size
-    )
+    if model is None:
+        model = models.create(
+            details.model, num_classes=len(details.classes), in_channels=channels, image_size=size
+        )
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -19,11 +19,12 @@ import torch
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from starlette.requests import ClientDisconnect
 
 from toque.deploy.predictions import Predictions
+from toque.deploy.predictor import Pixels, Predictor
 from toque.deploy.serving.batching import Batcher, Full
-from toque.deploy.serving.limits import Limits, Refused, decode
+from toque.deploy.serving.explaining import Explaining, explains
+from toque.deploy.serving.limits import Limits, Refused, decode, read_body
 from toque.deploy.serving.metrics import Metrics
 from toque.deploy.serving.reloading import Reloading
 from toque.version import VERSION
@@ -69,6 +70,7 @@ class Model(BaseModel):
     labels: list[str]
     channels: int
     version: str = Field(description="of toque")
+    explains: bool = Field(description="whether /explain shows where it looked")
 
 
 def write_log(row: dict[str, Any]) -> None:
@@ -80,6 +82,8 @@ def create_app(
     source: str | Path,
     *,
     device: str = "cpu",
+    trust: bool = False,
+    explain: bool = True,
     limits: Limits | None = None,
     token: str | None = None,
     log: Log = write_log,
@@ -87,7 +91,9 @@ def create_app(
 ) -> FastAPI:
     """The server of a run folder or exported file, as an ASGI application.
 
-    Args:    limits: what a request may cost
+    Args:    trust: as for `toque.deploy.load`
+             explain: whether to answer /explain, where the model can be looked into
+             limits: what a request may cost
              token: if given, what every client must send as `Authorization: Bearer TOKEN`
              log: called with each line of the log
              look_every_s: seconds between two looks for a newer model
@@ -101,9 +107,15 @@ def create_app(
         metrics.reloaded("done" if done else "failed")
         log({"time": time.time(), "event": "reload", "done": done, "message": sentence})
 
-    model = Reloading(source, told, device=device, every_s=look_every_s)
+    model = Reloading(source, told, device=device, trust=trust, every_s=look_every_s)
     readers = ThreadPoolExecutor(max(1, torch.get_num_threads()), "decode")
     batcher: list[Batcher] = []
+    explaining = Explaining(bounds)
+
+    async def pixels_of(body: bytes, predictor: Predictor) -> Pixels:
+        return await asyncio.get_running_loop().run_in_executor(
+            readers, decode, body, predictor.channels, bounds, predictor.size
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -113,6 +125,7 @@ def create_app(
         yield
         await model.stop()
         await batcher.pop().stop()
+        explaining.stop()
         readers.shutdown(wait=True)
 
     # The usual pages of documentation load scripts from elsewhere; /openapi.json stays.
@@ -187,14 +200,11 @@ def create_app(
         except Full:
             raise Refused(503, "Too many requests wait; try again in a second.") from None
         try:
-            body = await _body(request, bounds)
+            body = await read_body(request, bounds)
             start = time.perf_counter()
-            loop = asyncio.get_running_loop()
             predictor = model.predictor
             async with asyncio.timeout(bounds.answer_s):
-                pixels = await loop.run_in_executor(
-                    readers, decode, body, predictor.channels, bounds
-                )
+                pixels = await pixels_of(body, predictor)
                 shares = await waiting.ask(predictor, pixels)
         except TimeoutError:
             raise Refused(503, f"No answer within {bounds.answer_s:g} s; try again.") from None
@@ -208,6 +218,33 @@ def create_app(
             milliseconds=round(1000 * (time.perf_counter() - start), 2),
         )
 
+    @app.post(
+        "/explain",
+        response_class=Response,
+        responses={**mistakes, 200: {"content": {"image/png": {}}}, 404: {"model": Mistake}},
+        openapi_extra=upload,
+    )
+    async def explained(
+        request: Request,
+        label: Annotated[
+            str | None, Query(max_length=1000, description="a class; the most probable if unset")
+        ] = None,
+    ) -> Response:
+        """A picture (PNG) of where the network looked for a class in the image in the body."""
+        predictor = model.predictor
+        if not (explain and explains(predictor)):
+            raise Refused(404, "This server answers without explanations.")
+        explaining.enter()
+        try:
+            body = await read_body(request, bounds)
+            async with asyncio.timeout(bounds.answer_s):
+                png = await explaining.png(predictor, await pixels_of(body, predictor), label)
+        except TimeoutError:
+            raise Refused(503, f"No answer within {bounds.answer_s:g} s; try again.") from None
+        finally:
+            explaining.leave()
+        return Response(png, media_type="image/png")
+
     @app.get("/model", responses={401: mistakes[401]})
     async def describe() -> Model:
         """The name and the classes of the model that answers."""
@@ -217,6 +254,7 @@ def create_app(
             labels=list(found.labels),
             channels=found.channels,
             version=VERSION,
+            explains=explain and explains(found),
         )
 
     @app.get("/health")
@@ -256,23 +294,3 @@ def _is_known(request: Request, token: str) -> bool:
     # Compared in constant time: how long it takes tells nothing of the token.
     same = hmac.compare_digest(sent.strip().encode(), token.encode())
     return scheme.lower() == "bearer" and same
-
-
-async def _body(request: Request, limits: Limits) -> bytes:
-    """The body, as long as it is neither too long nor too slow."""
-    too_long = Refused(413, f"The body must have at most {limits.max_bytes:,} bytes.")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.max_bytes:
-        raise too_long
-    body = bytearray()
-    try:
-        async with asyncio.timeout(limits.body_s):
-            async for part in request.stream():
-                body += part
-                if len(body) > limits.max_bytes:
-                    raise too_long
-    except TimeoutError:
-        raise Refused(408, f"The body must arrive within {limits.body_s:g} s.") from None
-    except ClientDisconnect:
-        raise Refused(400, "The client went away.") from None
-    return bytes(body)

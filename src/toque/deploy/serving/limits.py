@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from starlette.requests import ClientDisconnect
 
 from toque import data
 from toque.data import jpeg
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 # Each scan of a progressive JPEG goes over the whole picture again, in a few bytes of file.
 _MOST_SCANS = 64
@@ -25,6 +31,7 @@ class Limits:
     max_batch_pixels: of all images of a batch, unless it is one image
     max_delay_s:      how long the first image of a batch waits for others while the model is free
     max_waiting:      images decoded or waiting for the model; above it the answer is 503
+    max_explaining:   explanations waiting or under way; above it the answer is 503
     body_s:           for a client to send its request
     answer_s:         for a request to be answered, from the time when its body is there
     """
@@ -35,6 +42,7 @@ class Limits:
     max_batch_pixels: int = 50_000_000
     max_delay_s: float = 0.002
     max_waiting: int = 64
+    max_explaining: int = 4
     body_s: float = 10.0
     answer_s: float = 30.0
 
@@ -47,8 +55,10 @@ class Refused(Exception):
         self.status = status
 
 
-def decode(body: bytes, channels: int, limits: Limits) -> npt.NDArray[np.uint8]:
-    """The pixels of an upload: uint8 [H, W, C].
+def decode(
+    body: bytes, channels: int, limits: Limits, size: tuple[int, int] | None = None
+) -> npt.NDArray[np.uint8]:
+    """The pixels of an upload: uint8 [H, W, C]; of one size, where the model takes only that.
 
     JPEG, PNG, WebP, GIF (its first picture) and BMP alone: Pillow knows forty other formats, some
     of which start other programs.
@@ -71,7 +81,35 @@ def decode(body: bytes, channels: int, limits: Limits) -> npt.NDArray[np.uint8]:
         raise Refused(422, f"The image must be whole: {error.reason[:200]}.") from None
     except MemoryError:
         raise Refused(413, "The image needs more memory than there is.") from None
+    if size is not None and tuple(pixels.shape[1:]) != size:
+        height, width = pixels.shape[1:]
+        raise Refused(
+            422, f"The image must have {size[1]} x {size[0]} pixels; it has {width} x {height}."
+        )
     return pixels.permute(1, 2, 0).numpy()
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """The body, as long as it is neither too long nor too slow.
+
+    Raises: Refused: it is
+    """
+    too_long = Refused(413, f"The body must have at most {limits.max_bytes:,} bytes.")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_bytes:
+        raise too_long
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_s):
+            async for part in request.stream():
+                body += part
+                if len(body) > limits.max_bytes:
+                    raise too_long
+    except TimeoutError:
+        raise Refused(408, f"The body must arrive within {limits.body_s:g} s.") from None
+    except ClientDisconnect:
+        raise Refused(400, "The client went away.") from None
+    return bytes(body)
 
 
 def is_known(body: bytes) -> bool:

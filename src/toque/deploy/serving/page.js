@@ -5,7 +5,10 @@ const TOP = 5;
 let token = sessionStorage.getItem("token") || "";
 let last = null; // the picture to send again once a token is there
 let asked = 0; // only the newest question may be answered on the page
-let shown = null;
+let shown = null; // the address of the picture
+let looked = null; // the address of the picture of where the network looked
+let answer = ""; // the class that the page shows
+let explains = false;
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -22,6 +25,7 @@ async function describe() {
   if (response?.status === 401) return askForToken();
   if (!response?.ok) return;
   const model = await response.json();
+  explains = model.explains;
   part("model").textContent = `${model.name}: ${model.labels.length} classes, ` +
     model.labels.slice(0, 8).join(", ") + (model.labels.length > 8 ? " …" : "");
 }
@@ -59,8 +63,12 @@ async function ask(picture) {
 }
 
 function show(picture, said) {
-  if (shown) URL.revokeObjectURL(shown);
+  for (const address of [shown, looked]) if (address) URL.revokeObjectURL(address);
   shown = URL.createObjectURL(picture);
+  looked = null;
+  answer = said.label;
+  part("look").hidden = !explains;
+  part("look").setAttribute("aria-pressed", "false");
   part("picture").src = shown;
   part("picture").alt = picture.name ? `The picture you sent, ${picture.name}` : "The picture you sent";
   part("answer").textContent = `${said.label}, ${percent(said.confidence)}`;
@@ -84,6 +92,38 @@ function show(picture, said) {
   part("result").hidden = false;
   part("result").focus();
 }
+
+async function look() {
+  const number = asked;
+  part("mistake").hidden = true;
+  part("state").textContent = "Looking …";
+  const response = await fetch(`/explain?label=${encodeURIComponent(answer)}`, {
+    method: "POST", body: last,
+    headers: { "Content-Type": "application/octet-stream", ...headers() },
+  }).catch(() => null);
+  if (number !== asked) return false;
+  part("state").textContent = "";
+  if (!response?.ok) {
+    const said = await response?.json().catch(() => ({}));
+    part("mistake").textContent = typeof said?.detail === "string" ? said.detail
+      : "The server does not answer. Is it still running?";
+    part("mistake").hidden = false;
+    return false;
+  }
+  const picture = await response.blob();
+  if (number !== asked) return false;
+  looked = URL.createObjectURL(picture);
+  return true;
+}
+
+part("look").addEventListener("click", async () => {
+  const pressed = part("look").getAttribute("aria-pressed") === "true";
+  if (!pressed && !looked && !(await look())) return;
+  part("look").setAttribute("aria-pressed", String(!pressed));
+  part("picture").src = pressed ? shown : looked;
+  part("picture").alt = pressed ? "The picture you sent"
+    : `The picture in gray, red where the network looked for ${answer}`;
+});
 
 part("file").addEventListener("change", (event) => {
   if (event.target.files.length) ask(event.target.files[0]);

@@ -29,21 +29,28 @@ class Reloading:
     """The predictor of a source, which is loaded again when its file changes.
 
     Args: source: a run folder or an exported file
+          trust: as for `toque.deploy.load`
           told: what to call after each attempt
           every_s: seconds between two looks
     """
 
     def __init__(
-        self, source: str | Path, told: Told, *, device: str = "cpu", every_s: float = _LOOK_EVERY_S
+        self,
+        source: str | Path,
+        told: Told,
+        *,
+        device: str = "cpu",
+        trust: bool = False,
+        every_s: float = _LOOK_EVERY_S,
     ) -> None:
         self._source = Path(source)
         self._told = told
         self._device = device
+        self._trust = trust
         self._every_s = every_s
         # Looked at before loading: a file written meanwhile is then loaded once more, never missed.
         self._seen = self._signature()
-        self.predictor = load(source, device=device)
-        _warm(self.predictor)
+        self.predictor = self._load()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -70,7 +77,7 @@ class Reloading:
                 self._told(False, f"{self._source} has changed and cannot be loaded: {error}")
 
     def _load(self) -> Predictor:
-        predictor = load(self._source, device=self._device)
+        predictor = load(self._source, device=self._device, trust=self._trust)
         _warm(predictor)
         return predictor
 
@@ -84,4 +91,4 @@ class Reloading:
 
 def _warm(predictor: Predictor) -> None:
     """The first answer takes longest (kernels are chosen, memory is taken): nobody waits for it."""
-    predictor.ask([np.zeros((32, 32, predictor.channels), np.uint8)])
+    predictor.ask([np.zeros((*(predictor.size or (32, 32)), predictor.channels), np.uint8)])

@@ -23,6 +23,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     device: str = "cpu",
+    trust: bool = False,
+    explain: bool = True,
     token: str | None = None,
     limits: Limits | None = None,
 ) -> None:
@@ -31,6 +33,8 @@ def serve(
     Args:    source: a run folder or exported file; a newer one in its place is loaded by itself
              host: 127.0.0.1 is this machine alone; 0.0.0.0 is every network it is in
              port: 0 takes a free one
+             trust: as for `toque.deploy.load`
+             explain: whether to show where the network looked, on demand
              token: what clients must send, if given
     Raises:  ValueError: the port is in use, no such address
              ImportError: the packages of toque[serve] are not installed
@@ -43,7 +47,9 @@ def serve(
     listening = _listen(host, port)
     with listening:
         bounds = limits or Limits()
-        app = create_app(source, device=device, limits=bounds, token=token)
+        app = create_app(
+            source, device=device, trust=trust, explain=explain, limits=bounds, token=token
+        )
         config = uvicorn.Config(
             app,
             http=_protocol(bounds),
