@@ -108,6 +108,7 @@ def test_it_learns_and_writes_a_folder_that_explains_itself(tmp_path):
         "weights.safetensors",
         "result.json",
         "answers.safetensors",
+        "signal.json",
         "report.html",
     }
     rows = bits(result.out)[1]

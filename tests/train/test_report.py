@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from toque.models.signal import Signal, Watched
 from toque.train import report
-from toque.train.report import Picture, ReportData
+from toque.train.metrics import Scores, score
+from toque.train.metrics.calibration import Bin, Calibration
+from toque.train.report import Picture, ReportData, over_time, reliability
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><b>&amp;{{ 7 * 7 }}"
 VOID = {"meta", "link", "img", "br", "path", "input"}
@@ -67,14 +70,21 @@ def rows(epochs: int = 4) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = []
     for n in range(1, epochs * 5 + 1):
         made.append({
-            "images_seen": n * 200, "epoch": n / 5, "split": "train", "loss": 2 / n,
+            "images_seen": n * 200, "epoch": n / 5, "split": "train", "loss": 2 / n, "memory_bytes": n * 2**28,
             "accuracy": 1 - 1 / (n + 1), "images_per_s": 900.0, "learning_rate": 0.1 / n, "time_s": n,
         })  # fmt: skip
         if n % 5 == 0:
             made.append({
                 "images_seen": n * 200, "epoch": n / 5, "split": "val", "loss": 2.5 / n, "accuracy": 0.8,
+                "data_s": 3.0, "host_s": 1.0, "device_s": 5.0, "checkpoint_s": 0.5, "validation_s": 0.5,
             })  # fmt: skip
     return made
+
+
+def scores(classes: int) -> Scores:
+    generator = np.random.RandomState(0)
+    probabilities = generator.dirichlet(np.ones(classes), 60).astype(np.float32)
+    return score(np.arange(60), generator.randint(0, classes, 60), probabilities, seed=0)
 
 
 def whole(classes: int = 3, **changes: Any) -> ReportData:
@@ -97,6 +107,14 @@ def whole(classes: int = 3, **changes: Any) -> ReportData:
             "seconds": 161.0, "images_seen": 4000, "weights": "weights.safetensors", "sha256": "ab" * 32,
         },
         "notes": ["2 files were left out"],
+        "scores": scores(classes),
+        "advice": "30 % of the time was waiting for images: raise threads to 4.",
+        "signal": Signal(
+            tuple(Watched(f"layer.{n}", "Conv2d", 0.0, 10.0**-n, 0.25, 0.5, 0.0, 1e-3) for n in range(4)),
+            ("activations vanish by -3.0 decades from first to last layer",), (),
+        ),
+        "suspects": [Picture(pixels, "s/1.jpg", "class 0", "class 1", 0.7)],
+        "doubtful": [report.Doubtful("s/1.jpg", "class 0", "class 1", 0.02, 0.71)] * 3,
     }  # fmt: skip
     return ReportData(**(contents | changes))
 
@@ -110,7 +128,8 @@ def test_the_page_says_what_the_run_did() -> None:
         assert said in page.text, said
     charts = [svg["aria-label"] for svg in page.all("svg") if "aria-label" in svg]
     assert [label.split(" over ")[0] for label in charts] == [
-        "Loss", "Accuracy", "Learning rate", "Images a second",
+        "Loss", "Accuracy", "Learning rate", "Images a second", "Most memory so far, GiB",
+        "Sure, and right", "Size, layer by layer",
     ]  # fmt: skip
     assert "Validation: from 0.5 to 0.125" in charts[0]
 
@@ -328,3 +347,69 @@ def test_importing_the_report_imports_neither_jinja_nor_pillow() -> None:
     code = "import sys, toque.train.report; print([m for m in ('jinja2', 'PIL.Image') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_page_says_where_the_time_went() -> None:
+    page = Page(report.render(whole()))
+    for said in ("30.0\N{NO-BREAK SPACE}% waiting for images", "50.0\N{NO-BREAK SPACE}% computing"):
+        assert said in page.text
+    assert "raise threads to 4." in page.text
+    parts = [
+        float(part["style"].split(":")[1])
+        for part in page.all("i")
+        if "flex-grow" in part.get("style", "")
+    ]
+    assert len(parts) == 5 and sum(parts) == pytest.approx(1000)
+
+
+def test_memory_and_speed_are_drawn_over_time_also_of_a_run_that_was_continued() -> None:
+    times = [10.0, 20.0, 5.0, 15.0]
+    assert over_time.elapsed([{"time_s": t} for t in times]).tolist() == [10, 20, 25, 35]
+    made = [{"split": "train", "time_s": 3600.0 * n, "images_per_s": 10.0} for n in range(4)]
+    charts = over_time.charts(made)
+    assert [chart.title for chart in charts] == ["Images a second"]
+    assert charts[0].across == "hours" and charts[0].x_ticks[-1].label.startswith("3")
+
+
+def test_scores_stand_beside_how_sure_they_are() -> None:
+    found = scores(7)
+    page = Page(report.render(whole(7)))
+    table = next(t for t in page.tables if t[0][0] == "Score")
+    cells = {row[0]: row[1:] for row in table}
+    low, high = 100 * found.accuracy.low, 100 * found.accuracy.high
+    assert cells["Accuracy"][1] == f"{low:.1f} to {high:.1f} %" and "Top 5" in cells
+    assert found.calibration.sentence() in page.text
+    assert "Top 5" not in Page(report.render(whole(3))).text
+
+
+def test_the_reliability_diagram_has_a_bar_for_each_bin() -> None:
+    found = Calibration((Bin(0.0, 0.5, 3, 0.3, 0.25), Bin(0.5, 1.0, 1, 0.9, 1.0)), 0.1, 1.2, 0.1)
+    chart = reliability.chart(found)
+    assert [bar.path for bar in chart.dots] == [
+        "M8.0 1000.0V750.0H492.0V1000.0z", "M508.0 1000.0V0.0H992.0V1000.0z",
+    ]  # fmt: skip
+    assert "3 images between 0 and 50 % sure" in chart.summary
+
+
+def test_labels_to_check_are_listed() -> None:
+    page = Page(report.render(whole()))
+    assert "3 of the validation images carry a label" in page.text
+    table = next(t for t in page.tables if t[0] == ["Image", "Label", "Answer"])
+    assert table[1] == [
+        "s/1.jpg", "class 0 (2.0\N{NO-BREAK SPACE}%)", "class 1 (71.0\N{NO-BREAK SPACE}%)",
+    ]  # fmt: skip
+
+
+def test_the_signal_is_drawn_in_powers_of_ten() -> None:
+    page = Page(report.render(whole()))
+    assert "Bad: activations vanish by -3.0 decades" in page.text and "1e-3" in page.text
+    label = next(
+        svg["aria-label"] for svg in page.all("svg") if svg.get("aria-label", "").startswith("Size")
+    )
+    assert "Outputs: from 1 to 0.001" in label and "layers" in label
+
+
+def test_parts_that_are_missing_leave_no_trace() -> None:
+    text = report.render(ReportData(title="t"))
+    for part in ("time", "scores", "suspects", "signal"):
+        assert f'id="{part}"' not in text

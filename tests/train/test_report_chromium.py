@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from toque.models.signal import Signal, Watched
 from toque.train import report
+from toque.train.metrics import score
 
 PATH_OF_BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -163,11 +165,19 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pictures = [report.Picture(pixels, f"{word}.jpg", classes[0], classes[1], 0.9)] * 5
     metrics = [
         {"images_seen": n * 100, "epoch": n / 10, "split": split, "loss": 2 / n, "accuracy": 1 - 1 / n,
-         "images_per_s": 100.0, "learning_rate": 0.1}
+         "images_per_s": 100.0, "learning_rate": 0.1, "time_s": 90.0 * n, "memory_bytes": n * 2**25,
+         "data_s": 20.0, "host_s": 1.0, "device_s": 60.0, "checkpoint_s": 2.0, "validation_s": 7.0}
         for n in range(1, 101)
         for split in (("train", "val") if n % 10 == 0 else ("train",))
     ]  # fmt: skip
+    probabilities = generator.dirichlet(np.ones(24), 400).astype(np.float32)
+    layers = [
+        Watched(f"{word}.{n}", "Conv2d", 0.0, 1.1**n, 0.1, 0.5, 0.0, 0.9**n) for n in range(30)
+    ]
     data = report.ReportData(
+        scores=score(np.arange(400), generator.randint(0, 24, 400), probabilities, seed=0),
+        signal=Signal(tuple(layers), (), (word,)), suspects=pictures, advice=word,
+        doubtful=[report.Doubtful(f"{word}.jpg", classes[0], classes[1], 0.1, 0.8)] * 5,
         title=word, settings={word: word, "epochs": 10}, changed={word}, metrics=metrics, classes=classes,
         confusion=generator.randint(0, 5, (24, 24)) + 30 * np.eye(24, dtype=int), mistakes=pictures,
         correct=pictures, augmented=pictures, environment={word: word}, notes=[word * 3],

@@ -6,6 +6,7 @@ metrics.jsonl         a row for each stretch of training and each validation
 events.out.tfevents.* the same rows for TensorBoard
 checkpoints/          what the run continues from
 weights.safetensors   the best (or last) weights, once it is finished
+signal.json           what reached the end of the network before the first step
 result.json           how it ended, in numbers; the notes; the temperature of its confidence
 answers.safetensors   what the kept weights answer on each validation image
 report.html           the run as a page
@@ -30,9 +31,10 @@ from toque.train.inventory import Inventory
 from toque.train.run import Run
 from toque.version import VERSION
 
-SETTINGS, METRICS, WEIGHTS, RESULT, REPORT = (
+SETTINGS, METRICS, SIGNAL, WEIGHTS, RESULT, REPORT = (
     "run.toml",
     "metrics.jsonl",
+    "signal.json",
     "weights.safetensors",
     "result.json",
     "report.html",
@@ -236,7 +238,7 @@ def _lock(lock: IO[str], path: Path) -> bool:
 
 def _remove(folder: RunFolder, existed: bool) -> None:
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    for name in (SETTINGS, METRICS, inventory.FILE, _LOCK):
+    for name in (SETTINGS, METRICS, SIGNAL, inventory.FILE, _LOCK):
         (folder.path / name).unlink(missing_ok=True)
     for events in folder.path.glob("events.out.tfevents.*"):
         events.unlink()

@@ -19,6 +19,7 @@ from toque.train import (
     distributed,
     environment,
     finish,
+    first_signal,
     folder,
     optimise,
     prepare,
@@ -229,6 +230,10 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         end.callback(log.close)
         end.enter_context(saver)
         decisions = distributed.Decisions(world)
+        if found is None and world.size == 1:
+            first_signal.write(
+                out.path, run, splits.train, training_pipeline, network, device, warn
+            )
         if found is None and isinstance(own.model, nn.Module):
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(state(), 0, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,11 @@ import torch
 from toque import augment, durable, random
 from toque.data import Splits
 from toque.random import Key
-from toque.train import folder, outcome, prepare, tasks
+from toque.train import clock, first_signal, folder, outcome, prepare, tasks
 from toque.train import run as settings_of
 from toque.train.folder import RunFolder, read_run
 from toque.train.log import read_rows
-from toque.train.metrics import Answers, Scores
+from toque.train.metrics import Answers, Scores, suspects
 from toque.train.outcome import Outcome
 from toque.train.run import Run
 from toque.train.tasks import Evaluation
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from toque.train.report import Picture
 
 _MISTAKES = 24
+_SUSPECTS = 12
+_RECOGNISED = 12
 _AUGMENTED = 24
 
 
@@ -83,27 +86,25 @@ def write_report(path: Path, splits: Splits | None) -> Path:
             "weights": folder.WEIGHTS,
             "sha256": ended.sha256,
         }
-    asked = (splits, answers) if splits is not None and answers is not None else None
-    report.write(
-        path / folder.REPORT,
-        report.ReportData(
-            title=path.resolve().name,
-            settings=run.as_dict(),
-            changed=set(ended.given) if ended else (),
-            metrics=rows,
-            classes=classes,
-            confusion=answers.confusion(len(classes)) if answers is not None else None,
-            scores=ended.scores if ended else None,
-            mistakes=_mistakes(*asked) if asked else (),
-            augmented=_augmented(run, splits) if splits is not None else (),
-            environment={
-                "seed": run.seed,
-                **{key: value for key, value in recorded.items() if key != "classes"},
-            },
-            outcome=told,
-            notes=ended.notes if ended else (),
-        ),
+    contents = report.ReportData(
+        title=path.resolve().name,
+        settings=run.as_dict(),
+        changed=set(ended.given) if ended else (),
+        metrics=rows,
+        classes=classes,
+        confusion=answers.confusion(len(classes)) if answers is not None else None,
+        scores=ended.scores if ended else None,
+        signal=first_signal.read(path),
+        environment={"seed": run.seed, **{k: v for k, v in recorded.items() if k != "classes"}},
+        outcome=told,
+        notes=ended.notes if ended else (),
     )
+    if splits is not None:
+        advice = clock.advice(validations, run, splits.train, prepare.num_cores())
+        contents = replace(contents, advice=advice, augmented=_augmented(run, splits))
+        if answers is not None:
+            contents = replace(contents, **_looked_at(splits, answers))
+    report.write(path / folder.REPORT, contents)
     return path / folder.REPORT
 
 
@@ -113,11 +114,34 @@ def _changed(asked: Run) -> set[str]:
     return {key for key, value in given.items() if default.get(key) != value}
 
 
-def _mistakes(splits: Splits, answers: Answers) -> list[Picture]:
-    """The images answered wrong with the most confidence."""
-    wrong = np.flatnonzero(~answers.right)
-    worst = wrong[np.argsort(-answers.confidences[wrong], kind="stable")]
-    return _answered(splits, answers, worst[:_MISTAKES])
+def _looked_at(splits: Splits, answers: Answers) -> dict[str, Any]:
+    """The parts of the report that show validation images: mistakes, suspects, the recognised."""
+    from toque.train.report import Doubtful
+
+    surest = np.argsort(-answers.confidences, kind="stable")
+    worst = surest[~answers.right[surest]][:_MISTAKES].tolist()
+    doubted = suspects(answers)
+    others = [one.row for one in doubted if one.row not in set(worst)]
+    return {
+        "mistakes": _answered(splits, answers, worst),
+        "suspects": _answered(splits, answers, others[:_SUSPECTS]),
+        "correct": _answered(splits, answers, surest[answers.right[surest]][:_RECOGNISED].tolist()),
+        "doubtful": [
+            Doubtful(
+                name=splits.val.name(int(answers.indices[one.row])),
+                label=splits.classes[one.label],
+                answer=_named(splits.classes, one.answer),
+                label_probability=one.label_probability,
+                answer_probability=one.answer_probability,
+            )
+            for one in doubted
+        ],
+    }
+
+
+def _named(classes: Sequence[str], number: int) -> str:
+    """A class by its name; a model may have more outputs than there are classes."""
+    return classes[number] if number < len(classes) else f"output {number}"
 
 
 def _answered(splits: Splits, answers: Answers, rows: Iterable[int]) -> list[Picture]:
@@ -133,7 +157,7 @@ def _answered(splits: Splits, answers: Answers, rows: Iterable[int]) -> list[Pic
                 image=_displayed(splits.val.read(index)),
                 name=splits.val.name(index),
                 true=classes[answers.targets[row]],
-                predicted=classes[said] if said < len(classes) else f"output {said}",
+                predicted=_named(classes, said),
                 confidence=float(answers.confidences[row]),
             )
         )

@@ -13,8 +13,8 @@ toque.train imports this package only when a report is written; Jinja and Pillow
 inside its functions.
 """
 
-from toque.train.report.contents import Picture, ReportData
+from toque.train.report.contents import Doubtful, Picture, ReportData
 from toque.train.report.images import denormalise
 from toque.train.report.page import render, write
 
-__all__ = ["Picture", "ReportData", "denormalise", "render", "write"]
+__all__ = ["Doubtful", "Picture", "ReportData", "denormalise", "render", "write"]

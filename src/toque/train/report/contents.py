@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from toque import checks
+from toque.models.signal import Signal
 from toque.train.metrics import Scores
 
 
@@ -48,6 +49,17 @@ class Picture:
             )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Doubtful:
+    """An image whose label the answers contradict: what both say, and how surely."""
+
+    name: str
+    label: str
+    answer: str
+    label_probability: float
+    answer_probability: float
+
+
 @dataclass(frozen=True, eq=False)
 class ReportData:
     """All that a report shows. Only the title is needed: a part that is missing is left out.
@@ -62,6 +74,10 @@ class ReportData:
              confusion: validation images counted by class, rows true, columns predicted,
              integers [K, K]; None when the task has no classes
              scores: with their intervals and the calibration
+             advice: one sentence on what would make it faster
+             signal: of the network before the first step
+             doubtful: images whose labels the answers contradict, the firmest first
+             suspects: pictures of some of them
              mistakes: pictures in a wrong class, the most confident first
              correct: pictures in the right class, if any are to be shown
              augmented: training images as the model sees them
@@ -80,7 +96,11 @@ class ReportData:
     classes: Sequence[str] = ()
     confusion: np.ndarray | None = None
     scores: Scores | None = None
+    advice: str | None = None
+    signal: Signal | None = None
     mistakes: Sequence[Picture] = ()
+    suspects: Sequence[Picture] = ()
+    doubtful: Sequence[Doubtful] = ()
     correct: Sequence[Picture] = ()
     augmented: Sequence[Picture] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -17,7 +17,8 @@ import numpy as np
 
 from toque.train.report.axes import compact, enclose, percent, round_ticks, tick_labels
 
-Unit = Literal["number", "percent"]
+Unit = Literal["number", "percent", "decades"]
+Kind = Literal["train", "val"]
 
 _SIDE = 1000.0
 _BUCKETS = 400  # columns that a long curve is thinned to: about the pixels of a chart on a phone
@@ -35,7 +36,7 @@ class Curve:
     """
 
     name: str
-    kind: Literal["train", "val"]
+    kind: Kind
     x: np.ndarray
     y: np.ndarray
     noisy: bool = True
@@ -61,9 +62,10 @@ class Tick:
 
 @dataclass(frozen=True)
 class Chart:
-    """All that the page needs to show one chart."""
+    """All that the page needs to show one chart. `across` is what the x axis counts."""
 
     title: str
+    across: str
     summary: str
     legend: list[tuple[str, str]]
     lines: list[Stroke]
@@ -84,14 +86,17 @@ def draw(
     from_zero: bool = False,
     cut_spikes: bool = False,
     best_epoch: float | None = None,
+    across: str = "images",
 ) -> Chart | None:
     """Lay out one chart; None if no curve has a finite point.
 
     Args: images_of_epoch: (epochs, images seen), both ascending, for the second row of labels
-          unit: how values are written; percent also keeps the axis within 0 .. 100 %
+          unit: how values are written; percent also keeps the axis within 0 .. 100 %, and
+          decades are powers of ten
           from_zero: begin the axis at 0
           cut_spikes: let values far above all others leave the chart, and say so
           best_epoch: epoch to mark with an upright line
+          across: what x counts
     """
     curves = [curve for curve in curves if np.isfinite(curve.y).any()]
     if not curves:
@@ -116,20 +121,21 @@ def draw(
             continue
         lines.append(Stroke(curve.kind, _path(curve.x, curve.y, right, low, high)))
         if len(curve.y) <= _DOTS:
-            dots += _dots(curve, right, low, high, unit)
+            dots += _dots(curve, right, low, high, unit, across)
     scale = 100.0 if unit == "percent" else 1.0
     sign = " %" if unit == "percent" else ""
-    y_values = round_ticks(low * scale, high * scale, _Y_TICKS)
-    x_values = round_ticks(0.0, right, _X_TICKS, integers=True)
+    y_values = round_ticks(low * scale, high * scale, _Y_TICKS, integers=unit == "decades")
+    x_values = round_ticks(0.0, right, _X_TICKS, integers=across in ("images", "layers"))
     return Chart(
         title=title,
-        summary=" ".join(_says(curve, unit) for curve in curves),
+        across=across,
+        summary=" ".join(_says(curve, unit, across) for curve in curves),
         legend=[(curve.kind, curve.name) for curve in curves],
         lines=lines,
         dots=dots,
         y_ticks=[
             Tick(_percentage(1 - (value / scale - low) / (high - low)), label + sign)
-            for value, label in zip(y_values, tick_labels(y_values), strict=True)
+            for value, label in zip(y_values, _y_labels(y_values, unit), strict=True)
         ],
         x_ticks=[
             Tick(_percentage(value / right), label)
@@ -223,30 +229,40 @@ def _path(x: np.ndarray, y: np.ndarray, right: float, low: float, high: float) -
     return "".join(pieces)
 
 
-def _dots(curve: Curve, right: float, low: float, high: float, unit: Unit) -> list[Stroke]:
+def _dots(
+    curve: Curve, right: float, low: float, high: float, unit: Unit, across: str
+) -> list[Stroke]:
     dots = []
     for x, y in zip(curve.x, curve.y, strict=True):
         if np.isfinite(y) and y <= high:
             at = f"M{x / right * _SIDE:.1f} {(1 - (y - low) / (high - low)) * _SIDE:.1f}h0"
-            says = f"{curve.name} {_text(y, unit)} at {compact(x)} images"
+            says = f"{curve.name} {_text(y, unit)} at {compact(x)} {across}"
             dots.append(Stroke(curve.kind, at, says=says))
     return dots
 
 
 def _text(value: float, unit: Unit) -> str:
+    if unit == "decades":
+        return compact(10.0**value)
     return percent(value) if unit == "percent" else compact(value)
 
 
-def _says(curve: Curve, unit: Unit) -> str:
+def _y_labels(values: list[float], unit: Unit) -> list[str]:
+    if unit == "decades":
+        return [f"1e{value:.0f}" for value in values]
+    return tick_labels(values)
+
+
+def _says(curve: Curve, unit: Unit, across: str) -> str:
     finite = np.flatnonzero(np.isfinite(curve.y))
     x, y = curve.x[finite], curve.y[finite]
     if len(y) == 1:
-        return f"{curve.name}: {_text(y[0], unit)} at {compact(x[0])} images."
+        return f"{curve.name}: {_text(y[0], unit)} at {compact(x[0])} {across}."
     low, high = int(y.argmin()), int(y.argmax())
     return (
         f"{curve.name}: from {_text(y[0], unit)} to {_text(y[-1], unit)}; "
-        f"lowest {_text(y[low], unit)} at {compact(x[low])} images, "
-        f"highest {_text(y[high], unit)} at {compact(x[high])} images."
+        f"lowest {_text(y[low], unit)} at {compact(x[low])} {across}, "
+        f"highest {_text(y[high], unit)} at {compact(x[high])} {across}."
     )
 
 

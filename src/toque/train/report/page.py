@@ -14,10 +14,12 @@ from typing import Any, Literal
 import numpy as np
 
 from toque import checks, durable
+from toque.models.signal import Signal
+from toque.train import clock
 from toque.train.metrics import Scores
 from toque.train.metrics.intervals import wilson
-from toque.train.report import axes, confusion, images, lines
-from toque.train.report.contents import Picture, ReportData
+from toque.train.report import axes, confusion, images, lines, over_time, reliability
+from toque.train.report.contents import Doubtful, Picture, ReportData
 
 _MOST_PICTURES = 48  # per part: at 224 px and some 8 kB each, the page stays near 1 MB
 _MOST_PAIRS = 12
@@ -102,6 +104,7 @@ def render(data: ReportData) -> str:
 def _context(data: ReportData) -> dict[str, Any]:
     outcome = {str(key).replace(" ", "_"): value for key, value in data.outcome.items()}
     settings = [Setting(key, value, key in data.changed) for key, value in _flatten(data.settings)]
+    scores = data.scores
     matrix = data.confusion if data.confusion is not None and data.confusion.sum() else None
     return {
         "title": data.title,
@@ -109,13 +112,30 @@ def _context(data: ReportData) -> dict[str, Any]:
         "tiles": _tiles(outcome, matrix, data.scores),
         "charts": _charts(data.metrics, outcome.get("best_epoch")),
         "epochs": _epochs(data.metrics),
+        "shares": _shares(data.metrics),
+        "over_time": over_time.charts(data.metrics),
+        "advice": data.advice,
+        "sureness": _sureness(scores) if scores is not None else None,
+        "calibration": (
+            {
+                "says": scores.calibration.sentence(),
+                "chart": reliability.chart(scores.calibration),
+            }
+            if scores is not None
+            else None
+        ),
+        "signal": _signal(data.signal) if data.signal is not None and data.signal.layers else None,
         "classes": list(data.classes),
         "matrix": _matrix(matrix, data.classes) if matrix is not None else None,
         "mistakes": _pictures(data.mistakes),
+        "suspects": _pictures(data.suspects),
+        "doubtful": [_doubtful(one) for one in data.doubtful[:_MOST_ROWS]],
         "correct": _pictures(data.correct),
         "augmented": _pictures(data.augmented),
         "given": {
             "mistakes": len(data.mistakes),
+            "suspects": len(data.suspects),
+            "doubtful": len(data.doubtful),
             "correct": len(data.correct),
             "augmented": len(data.augmented),
         },
@@ -198,16 +218,96 @@ def _charts(metrics: Sequence[Mapping[str, Any]], best_epoch: object) -> list[li
     losses = [curve("Training", "train", "loss"), curve("Validation", "val", "loss")]
     right = [curve("Training", "train", "accuracy"), curve("Validation", "val", "accuracy")]
     rate = [curve("Schedule", "train", "learning_rate")]
-    speed = [curve("Training", "train", "images_per_s")]
     epoch_scale = (scale[:, 0], scale[:, 1]) if len(known) else None
     marked = best if math.isfinite(best) else None
     drawn = [
         lines.draw("Loss", losses, epoch_scale, cut_spikes=True, best_epoch=marked),
         lines.draw("Accuracy", right, epoch_scale, unit="percent", best_epoch=marked),
         lines.draw("Learning rate", rate, epoch_scale, from_zero=True),
-        lines.draw("Images a second", speed, epoch_scale, from_zero=True),
     ]
     return [chart for chart in drawn if chart is not None]
+
+
+_STAGES: dict[clock.Stage, str] = {
+    "device": "computing",
+    "data": "waiting for images",
+    "host": "Python between the steps",
+    "validation": "validation",
+    "checkpoint": "writing checkpoints",
+}
+
+
+def _shares(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    part = clock.shares([row for row in metrics if row.get("split") == "val"])
+    return [
+        {"stage": stage, "share": part[stage], "says": says}
+        for stage, says in _STAGES.items()
+        if part and part[stage] > 0
+    ]
+
+
+def _sureness(scores: Scores) -> list[dict[str, str]]:
+    """The table of scores: shares in percent, the loss as it is."""
+    shares = {
+        "Accuracy": scores.accuracy, "Top 5": scores.top5, "Macro F1": scores.f1,
+    }  # fmt: skip
+    rows = [
+        {
+            "name": name,
+            "value": axes.percent(found.value),
+            "range": f"{100 * found.low:.1f} to {100 * found.high:.1f} %",
+        }
+        for name, found in shares.items()
+        if found is not None
+    ]
+    loss = scores.loss
+    return [
+        *rows,
+        {
+            "name": "Loss, nats",
+            "value": f"{loss.value:.4f}",
+            "range": f"{loss.low:.4f} to {loss.high:.4f}",
+        },
+        {
+            "name": "Calibration error",
+            "value": axes.percent(scores.calibration.ece),
+            "range": f"{axes.percent(scores.calibration.ece_after)} at temperature "
+            f"{scores.calibration.temperature:.3g}",
+        },
+    ]
+
+
+def _signal(seen: Signal) -> dict[str, Any]:
+    """The sizes of outputs and gradients from the first layer to the last, as powers of ten."""
+    x = np.arange(len(seen.layers), dtype=float)
+    outputs = _decades([layer.deviation for layer in seen.layers])
+    gradients = _decades([layer.gradient for layer in seen.layers])
+    curves = [
+        lines.Curve("Outputs", "train", x, outputs, noisy=False),
+        lines.Curve("Gradients", "val", x, gradients, noisy=False),
+    ]
+    verdict = "Good." if seen.good else f"Bad: {'; '.join(seen.faults)}."
+    return {
+        "says": " ".join([
+            verdict, "The size of outputs and of gradients should stay about the same from the "
+            "first layer to the last.", *(f"Note: {remark}." for remark in seen.remarks)
+        ]),
+        "chart": lines.draw("Size, layer by layer", curves, unit="decades", across="layers"),
+        "layers": seen.layers,
+    }  # fmt: skip
+
+
+def _doubtful(one: Doubtful) -> dict[str, str]:
+    return {
+        "name": one.name,
+        "label": f"{one.label} ({axes.percent(one.label_probability)})",
+        "answer": f"{one.answer} ({axes.percent(one.answer_probability)})",
+    }
+
+
+def _decades(sizes: Sequence[float]) -> np.ndarray:
+    values = np.array(sizes, dtype=float)
+    return np.where(values > 0, np.log10(np.where(values > 0, values, 1.0)), np.nan)
 
 
 def _epochs(metrics: Sequence[Mapping[str, Any]]) -> list[list[str]]:
