@@ -63,7 +63,7 @@ NAMES = {
         Evaluation Result Run Stopped evaluate fit load_model
     """,
     "toque.train.report": """
-        Picture ReportData denormalise render write
+        Doubtful Picture ReportData denormalise render write
     """,
 }
 
