@@ -60,7 +60,7 @@ NAMES = {
         signal truncated_normal whiten zero zero_init_residual
     """,
     "toque.train": """
-        Evaluation Result Run Stopped evaluate fit load_model
+        Evaluation Replayed Result Run Stopped evaluate fit load_model replay
     """,
     "toque.train.report": """
         Doubtful Picture ReportData denormalise render write

@@ -50,7 +50,7 @@ def test_a_run_of_an_older_toque_is_continued(tmp_path, name, capsys):
     said = capsys.readouterr().err
     assert "continues at image 56 of 96" in said
     # The machine may be another one; of what the format lacked nothing may be called changed.
-    assert "precision" not in said and "damaged" not in said
+    assert "precision" not in said and "ranks" not in said and "damaged" not in said
     assert result.images_seen == 96 and result.weights.is_file()
     rows = (out / "metrics.jsonl").read_text().splitlines()
     assert rows[: len(before)] == before

@@ -21,6 +21,7 @@ from toque.cli import (
     pack,
     predict,
     preview,
+    replay,
     serve,
     train,
     verify,
@@ -44,6 +45,7 @@ app.command()(serve.serve)
 app.command()(new.new)
 app.command()(preview.preview)
 app.command()(pack.pack)
+app.command()(replay.replay)
 app.command()(describe.describe)
 app.command()(models.models)
 app.command()(verify.verify)

@@ -7,6 +7,8 @@ Stopped    what fit raises after a signal, with the state saved
 evaluate   a finished run on its validation images, or on others
 Evaluation what a model answers on images
 load_model the model of a finished run
+replay     one step of a run again, exactly
+Replayed   what happened in it
 
 Imported when first used: settings are read and written without waiting for torch.
 """
@@ -24,12 +26,25 @@ _NAMES = {
     "evaluate": "restore",
     "Evaluation": "tasks",
     "load_model": "restore",
+    "replay": "replaying",
+    "Replayed": "replaying",
 }
 
-__all__ = ["Evaluation", "Result", "Run", "Stopped", "evaluate", "fit", "load_model"]
+__all__ = [
+    "Evaluation",
+    "Replayed",
+    "Result",
+    "Run",
+    "Stopped",
+    "evaluate",
+    "fit",
+    "load_model",
+    "replay",
+]
 
 if TYPE_CHECKING:
     from toque.train.loop import Result, fit
+    from toque.train.replaying import Replayed, replay
     from toque.train.restore import evaluate, load_model
     from toque.train.run import Run
     from toque.train.stop import Stopped

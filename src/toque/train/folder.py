@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from toque import checks, durable
-from toque.train import inventory
+from toque.train import formats, inventory
 from toque.train import run as settings_of
 from toque.train.inventory import Inventory
 from toque.train.run import Run
@@ -139,7 +139,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
             f"{path} must be a run folder; there is no {SETTINGS} in it. "
             + (near if "mean" in near else "Train one with: toque train DATA --out " + str(path))
         )
-    tree = settings_of.read(file)
+    tree = formats.migrate_settings(settings_of.read(file))
     environment = tree.pop("environment", {})
     try:
         return Run(**tree), environment

@@ -3,7 +3,7 @@
 Whoever changes what `fit` saves raises VERSION and writes the step from the version before. Each
 old format has a run in tests/train/format-N that this one must continue.
 
-1  toque 0.1.0: one optimiser, float32 only
+1  toque 0.1.0: one optimiser, float32 only, classification only
 2  optimisers by name, a loss scale, the scores of all validations
 """
 
@@ -24,13 +24,18 @@ def migrate(state: State, version: int) -> State:
     return state
 
 
+def migrate_settings(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tables of a run folder's run.toml, with what an older toque took for granted."""
+    return {"task": "classification", **tree}
+
+
 def _from_1(state: State) -> State:
     return {
         **state,
         "optimizer": {"default": state["optimizer"]},
         "loss_scale": None,
         "scores": [],
-        "environment": {**state["environment"], "precision": "float32"},
+        "environment": {**state["environment"], "precision": "float32", "ranks": 1},
     }
 
 

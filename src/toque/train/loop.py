@@ -13,7 +13,6 @@ from torch import nn
 
 from toque import checks, data
 from toque.data import OwnData
-from toque.models.ema import EMA
 from toque.train import (
     checkpoint,
     distributed,
@@ -21,7 +20,7 @@ from toque.train import (
     finish,
     first_signal,
     folder,
-    optimise,
+    parts,
     prepare,
     progress,
 )
@@ -29,19 +28,16 @@ from toque.train import run as settings
 from toque.train.clock import Clock, memory_bytes
 from toque.train.distributed import World, preparing
 from toque.train.distributed.follower import SilentLog, SilentProgress, SilentSaver
-from toque.train.freezing import Freezing
 from toque.train.inventory import Inventory
 from toque.train.log import MetricsLog, NonFiniteLoss, Window
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.metrics import Scores
-from toque.train.mixing import Mixing
 from toque.train.precision import Precision
 from toque.train.prepare import Own, OwnModel
 from toque.train.reporting import conclude
 from toque.train.run import Run
 from toque.train.saving import Saver
 from toque.train.schedule import schedule
-from toque.train.step import Step
 from toque.train.stop import Stopped, StopRequest
 from toque.train.stopping import EarlyStop
 
@@ -131,32 +127,12 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     training_pipeline, validation_pipeline = prepare.pipelines(run, splits, task)
     network = preparing.place(run, world, prepare.build_model(run, splits, own, task, device))
     training_loss, validation_loss = prepare.build_losses(run, own, task)
-    optimizers = optimise.build(run, network, device)
     num_images = len(splits.train)
-    # Every batch is full, so the run ends with the first batch that completes the last epoch.
-    total_images = math.ceil(run.epochs * num_images / run.batch_size) * run.batch_size
+    total_images = parts.total_images(run, splits)
     rate = schedule(run, total_images)
-    ema = (
-        EMA(network, half_life_images=run.ema.half_life_epochs * num_images)
-        if run.ema.half_life_epochs
-        else None
-    )
     precision = Precision(run.precision, device)
-    mixed = run.mix.mixup or run.mix.cutmix
-    step = Step(
-        network,
-        training_loss,
-        optimizers,
-        seed=run.seed,
-        precision=precision,
-        micro_batch=run.memory.micro_batch,
-        clip=run.clip,
-        ema=ema,
-        mixing=Mixing(run.mix, len(splits.classes), run.seed) if mixed else None,
-        freezing=Freezing(run.rules, num_images),
-        sam=run.optimizer.sam,
-        exchange=preparing.exchange(run, world, network, training_loss),
-    )
+    step = parts.build_step(run, splits, network, training_loss, precision, world)
+    ema = step.ema
     early = EarlyStop(run.stop)
     window = Window(task.counts_right, world)
     images_seen = 0
@@ -238,18 +214,8 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(state(), 0, None)
 
-        batches = data.train_batches(
-            splits.train,
-            training_pipeline,
-            seed=run.seed,
-            batch_size=run.batch_size,
-            start_images=images_seen,
-            stop_images=total_images,
-            threads=run.threads or 1,
-            workers=run.workers,
-            scaled_decoding=run.scaled_decoding,
-            rank=world.rank,
-            ranks=world.size,
+        batches = parts.train_batches(
+            run, splits, training_pipeline, images_seen, total_images, world
         )
         end.enter_context(contextlib.closing(batches))
         row_images = run.log.every_images or num_images
@@ -305,7 +271,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             score = None
             if epoch_done or last:
                 clock.lap("host")
-                with optimizers.averaged():
+                with step.optimizers.averaged():
                     evaluation = validate(ema.model if ema else network)
                 clock.lap("validation")
                 score = evaluation.score

@@ -1,0 +1,80 @@
+"""The step of a run and its batches, from the resolved settings: the same for fit and replay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+
+from torch import nn
+
+from toque import augment, data
+from toque.data import Batch, Splits
+from toque.models.ema import EMA
+from toque.train import optimise
+from toque.train.distributed import World, preparing
+from toque.train.freezing import Freezing
+from toque.train.measure import Loss
+from toque.train.mixing import Mixing
+from toque.train.precision import Precision
+from toque.train.run import Run
+from toque.train.step import Step
+
+
+def total_images(run: Run, splits: Splits) -> int:
+    """The images of the whole run.
+
+    Every batch is full, so it ends with the first batch that completes the last epoch.
+    """
+    return math.ceil(run.epochs * len(splits.train) / run.batch_size) * run.batch_size
+
+
+def build_step(
+    run: Run,
+    splits: Splits,
+    network: nn.Module,
+    loss: Loss,
+    precision: Precision,
+    world: World,
+) -> Step:
+    """The step of this rank: optimisers, average, mixing, freezing, clipping, exchange."""
+    num_images = len(splits.train)
+    half_life_images = run.ema.half_life_epochs * num_images
+    mixed = run.mix.mixup or run.mix.cutmix
+    return Step(
+        network,
+        loss,
+        optimise.build(run, network, precision.device),
+        seed=run.seed,
+        precision=precision,
+        micro_batch=run.memory.micro_batch,
+        clip=run.clip,
+        ema=EMA(network, half_life_images=half_life_images) if half_life_images else None,
+        mixing=Mixing(run.mix, len(splits.classes), run.seed) if mixed else None,
+        freezing=Freezing(run.rules, num_images),
+        sam=run.optimizer.sam,
+        exchange=preparing.exchange(run, world, network, loss),
+    )
+
+
+def train_batches(
+    run: Run,
+    splits: Splits,
+    pipeline: augment.Compose | None,
+    start_images: int,
+    stop_images: int,
+    world: World,
+) -> Generator[Batch]:
+    """This rank's part of the batches from one count of images seen to another."""
+    return data.train_batches(
+        splits.train,
+        pipeline,
+        seed=run.seed,
+        batch_size=run.batch_size,
+        start_images=start_images,
+        stop_images=stop_images,
+        threads=run.threads or 1,
+        workers=run.workers,
+        scaled_decoding=run.scaled_decoding,
+        rank=world.rank,
+        ranks=world.size,
+    )
