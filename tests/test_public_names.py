@@ -12,7 +12,7 @@ NAMES = {
         random train
     """,
     "toque.random": """
-        Key kept_globals permutation philox seed_globals seed_torch
+        Key kept_globals permutation philox placed seed_globals seed_torch
         torch_permutation
     """,
     "toque.augment": """
@@ -26,7 +26,7 @@ NAMES = {
     """,
     "toque.data": """
         ArraySource BadFile Batch DatasetSource Encoded FolderSource OwnData Packed PackedSource Part Pipeline
-        Source Splits UnreadableImage damaged_files decode evaluation_batches files_below open
+        Sampling Source Splits UnreadableImage damaged_files decode evaluation_batches files_below open
         open_labelled own pack train_batches
     """,
     "toque.deploy": """

@@ -235,6 +235,49 @@ def permutation(seed: int, epoch: int, size: int, start: int, stop: int) -> np.n
     return images.astype(np.int64)
 
 
+def placed(
+    seed: int, stream: str, groups: Sequence[np.ndarray], sizes: np.ndarray, positions: np.ndarray
+) -> np.ndarray:
+    """Each position in the keyed permutation of its own group: int64 [n].
+
+    What `permutation` does for a part of one permutation, this does for single positions of many:
+    element k stands at positions[k] of a permutation of 0 .. sizes[k] - 1, keyed by the seed, the
+    stream and every groups[...][k].
+
+    Shape:  groups each [n], sizes [n] >= 1, positions [n] in 0 .. sizes - 1
+    Source: as permutation; the round keys are splitmix64 of the group's key and the round
+    """
+    size = sizes.astype(np.uint64)
+    key = np.full(len(size), np.uint64(_digest(8, seed, "placed", stream)))
+    for group in groups:
+        key = _splitmix64(key ^ (group.astype(np.uint64) + np.uint64(1)))
+    left_size = np.floor(np.sqrt(np.maximum(sizes - 1, 0).astype(np.float64))).astype(np.uint64)
+    left_size += np.uint64(1)
+    right_size = (size + left_size - np.uint64(1)) // left_size
+
+    def encipher(values: np.ndarray, which: np.ndarray) -> np.ndarray:
+        left, right = values % left_size[which], values // left_size[which]
+        for number in range(_FEISTEL_ROUNDS):
+            round_key = _splitmix64(key[which] + np.uint64(number))
+            modulus = (left_size if number % 2 == 0 else right_size)[which]
+            left, right = right, (left + _splitmix(right ^ round_key)) % modulus
+        return np.asarray(right * left_size[which] + left)
+
+    images = encipher(positions.astype(np.uint64), np.arange(len(size)))
+    outside = np.flatnonzero(images >= size)
+    while outside.size:  # walk the cycle until it comes back inside the group
+        images[outside] = encipher(images[outside], outside)
+        outside = outside[images[outside] >= size[outside]]
+    return images.astype(np.int64)
+
+
+def _splitmix64(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    words = words + np.uint64(_GOLDEN)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
 def _splitmix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -12,6 +12,7 @@ from toque.data.opening import open as open  # noqa: A004 - toque.data.open is t
 from toque.data.own import OwnData, own
 from toque.data.packed import Packed, PackedSource, damaged_files, pack
 from toque.data.part import Part
+from toque.data.sampling import Sampling
 from toque.data.scan import BadFile
 from toque.data.source import Source
 from toque.data.splits import Splits
@@ -28,6 +29,7 @@ __all__ = [
     "PackedSource",
     "Part",
     "Pipeline",
+    "Sampling",
     "Source",
     "Splits",
     "UnreadableImage",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from toque import checks
 from toque.data.batch import Batch, Pipeline, Reducing
 from toque.data.blocks import Block, Chunk, Reads, Work
 from toque.data.buffers import Buffers, Form
-from toque.data.order import Order, share, stream
+from toque.data.order import share
 from toque.data.reading import items_of, read_by_workers, read_serially
+from toque.data.sampling import Sampling, order_of
 from toque.data.source import Source
 
 # Drawing parameters costs 7-12 us an image for 64 images at a time and 1.4 us for 512.
@@ -43,6 +43,7 @@ def train_batches(
     threads: int,
     workers: int = 0,
     scaled_decoding: bool = True,
+    sampling: Sampling | None = None,
     rank: int = 0,
     ranks: int = 1,
 ) -> Generator[Batch]:
@@ -62,6 +63,7 @@ def train_batches(
              are always decoded by threads
              scaled_decoding: decode a JPEG at 1/2, 1/4 or 1/8 where the drawn crop keeps at least
              the pixels of the result
+             sampling: which images, how often; every one once an epoch if unset
              rank, ranks: give that rank's part of every batch only: `batch_size` and the counts of
              images stay those of all ranks together, and so does every pixel
     Raises:  ValueError: counts out of range
@@ -77,7 +79,7 @@ def train_batches(
             (start_images, stop_images), "Count images seen from 0.",
         )  # fmt: skip
     num_batches = -(-(stop_images - start_images) // batch_size)
-    order: Order = partial(stream, seed, len(source))
+    order = order_of(source, sampling or Sampling(), seed)
     start = start_images
     if ranks > 1:
         if start_images % batch_size:

@@ -75,6 +75,7 @@ def train_batches(
         threads=run.threads or 1,
         workers=run.workers,
         scaled_decoding=run.scaled_decoding,
+        sampling=data.Sampling(run.sampling.name, run.sampling.repeats),
         rank=world.rank,
         ranks=world.size,
     )

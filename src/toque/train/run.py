@@ -172,6 +172,17 @@ class DistributedSettings(_Section):
     )
 
 
+class SamplingSettings(_Section):
+    """Which training images are seen, and how often."""
+
+    name: Literal["shuffle", "balanced", "weighted"] = Field(
+        "shuffle", description="balanced: classes equally often; weighted: by the data's weights"
+    )
+    repeats: int = Field(
+        1, ge=1, description="each image so many times in a row, each time augmented anew"
+    )
+
+
 class Run(_Section):
     """The settings of one training run; frozen, checked, and the same from Python, TOML and CLI.
 
@@ -226,6 +237,7 @@ class Run(_Section):
     rules: tuple[RuleSettings, ...] = Field(
         (), description="[[rules]] match, lr_scale, weight_decay, frozen, frozen_epochs, optimizer"
     )
+    sampling: SamplingSettings = Field(default_factory=SamplingSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     mix: MixSettings = Field(default_factory=MixSettings)
     clip: ClipSettings = Field(default_factory=ClipSettings)
