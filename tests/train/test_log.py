@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from toque.train.log import MetricsLog, NonFiniteLoss, Window, num_correct, read_rows
+from toque.train.log import MetricsLog, Window, num_correct, read_rows
 from toque.train.step import Outcome
 
 
@@ -23,7 +23,7 @@ def steps(count, seed=0):
 
 
 def outcome(loss, outputs, targets):
-    return Outcome(loss, (~loss.isfinite()).float(), outputs, targets, np.arange(len(targets)))
+    return Outcome(loss, (~loss.isfinite()).float(), outputs, targets, np.arange(len(targets)), 0)
 
 
 @given(cuts=st.sets(st.integers(0, 79), max_size=6))
@@ -55,14 +55,18 @@ def test_the_means_are_the_means_over_images_wherever_it_was_settled_or_saved(cu
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_is_found_and_dated(bad):
-    window = Window()
+def test_a_skipped_step_is_given_back_and_counts_in_no_mean(bad):
+    window, good = Window(), Window()
     for number, (outputs, targets) in enumerate(steps(5)):
-        loss = torch.tensor(bad if number == 2 else 1.0)
+        loss = torch.tensor(bad if number == 2 else float(number))
         window.add(outcome(loss, outputs, targets))
-    with pytest.raises(NonFiniteLoss) as error:
-        window.settle()
-    assert error.value.steps_ago == 2
+        if number != 2:
+            good.add(outcome(loss, outputs, targets))
+    settled = window.settle()
+    assert [one.skipped for one in settled] == [False, False, True, False, False]
+    assert str(settled[2].loss) == str(bad)
+    good.settle()
+    assert window.take() == good.take()
 
 
 def test_accuracy_where_it_has_a_meaning():
@@ -107,3 +111,14 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
     (scalar,) = events.Scalars("loss/train")
     assert (scalar.step, scalar.value) == (64, 0.25)
     assert set(events.Tags()["scalars"]) == {"loss/train", "learning_rate/train"}
+
+
+def test_a_log_that_is_cut_goes_on_from_there(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    log = MetricsLog(tmp_path, file, 0, tensorboard=False)
+    for images in (10, 20, 30):
+        log.write({"images_seen": images, "split": "train", "loss": 1.0})
+    log.cut(20)
+    log.write({"images_seen": 25, "split": "train", "loss": 0.5})
+    log.close()
+    assert [row["images_seen"] for row in read_rows(file)] == [10, 20, 25]

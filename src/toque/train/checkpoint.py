@@ -13,6 +13,7 @@ torch.save, 299 in safetensors), which is why the manifest holds hashes. Nothing
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -153,6 +154,16 @@ def load_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, Any], list[s
     return None, {}, warnings
 
 
+def load_scored(folder: Path, images_seen: int) -> dict[str, Any] | None:
+    """The newest undamaged state with a score of at most `images_seen` images; later ones go."""
+    for checkpoint in reversed(found(folder)):
+        if checkpoint.score is not None and checkpoint.images_seen <= images_seen:
+            with contextlib.suppress(DamagedCheckpoint):
+                return load(checkpoint.path)
+        _remove(checkpoint.path)
+    return None
+
+
 def set_aside(path: Path) -> None:
     """Rename a damaged checkpoint, so that its name is free and it is not read again."""
     target = path.with_name(f"damaged-{path.name}")
@@ -172,15 +183,23 @@ def _best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints and the best one."""
+    """Remove all but the `keep` newest checkpoints, the best one, and the last with a score.
+
+    A run goes back to that one, because which of the others there are depends on the clock.
+    """
     checkpoints = found(folder)
-    top = _best(checkpoints)
-    for checkpoint in checkpoints[:-keep]:
-        if top is None or checkpoint.path != top.path:
-            # Renamed first: a kill in the middle must not leave half a checkpoint under its name.
-            leaving = checkpoint.path.with_name(f".writing-{checkpoint.path.name}")
-            checkpoint.path.rename(leaving)
-            shutil.rmtree(leaving)
+    scored = [checkpoint for checkpoint in checkpoints if checkpoint.score is not None]
+    kept = [*checkpoints[-keep:], *scored[-1:], _best(checkpoints)]
+    for checkpoint in checkpoints:
+        if checkpoint not in kept:
+            _remove(checkpoint.path)
+
+
+def _remove(path: Path) -> None:
+    # Renamed first: a kill in the middle must not leave half a checkpoint under its name.
+    leaving = path.with_name(f".writing-{path.name}")
+    path.rename(leaving)
+    shutil.rmtree(leaving)
 
 
 def _manifest_hash(manifest: Mapping[str, Any]) -> str:

@@ -35,6 +35,13 @@ def _from_1(state: State) -> State:
         "optimizer": {"default": state["optimizer"]},
         "loss_scale": None,
         "scores": [],
+        "nonfinite": {
+            "streak": 0,
+            "began_images": 0,
+            "skipped_steps": 0,
+            "overflows": 0,
+            "rate_factor": 1.0,
+        },
         "environment": {**state["environment"], "precision": "float32", "ranks": 1},
     }
 

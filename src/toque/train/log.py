@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -22,13 +22,12 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-class NonFiniteLoss(Exception):
-    """The loss was not a number, `steps_ago` steps before the last one added."""
+class Settled(NamedTuple):
+    """A step whose values were read: its mean loss, and whether it was skipped."""
 
-    def __init__(self, value: float, steps_ago: int) -> None:
-        super().__init__(f"loss {value}, {steps_ago} steps ago")
-        self.value = value
-        self.steps_ago = steps_ago
+    outcome: Outcome
+    loss: float
+    skipped: bool
 
 
 class Window:
@@ -55,33 +54,37 @@ class Window:
         self._pending.append(outcome)
         return len(self._pending) >= self._PENDING_STEPS
 
-    def settle(self) -> None:
-        """Read what is pending into the sums; several ranks do it together.
+    def settle(self) -> list[Settled]:
+        """Read what is pending into the sums and return it; skipped steps count in no sum.
 
-        Raises: NonFiniteLoss: one of the losses is infinite or not a number
+        Several ranks do it together.
         """
         if not self._pending:
-            return
+            return []
         pending, self._pending = self._pending, []
         losses = torch.stack([outcome.loss for outcome in pending]).tolist()
         skipped = torch.stack([outcome.skipped for outcome in pending]).tolist()
-        right = None
-        if self._correct is not None:
-            outputs = torch.cat([outcome.outputs for outcome in pending])
-            right = num_correct(outputs, torch.cat([outcome.targets for outcome in pending]))
-        counts = [len(outcome.indices) for outcome in pending]
+        settled = [
+            Settled(outcome, loss, bad != 0)
+            for outcome, loss, bad in zip(pending, losses, skipped, strict=True)
+        ]
+        good = [one for one in settled if not one.skipped]
+        counts, right = [len(one.outcome.indices) for one in good], None
+        if self._correct is not None and good:
+            outputs = torch.cat([one.outcome.outputs for one in good])
+            right = num_correct(outputs, torch.cat([one.outcome.targets for one in good]))
+            self._correct = None if right is None else self._correct
         if not self._world.alone:
             # One message for all: the loss of a step is that of all ranks already.
             known = torch.tensor([*counts, right or 0])
             *counts, all_right = self._world.sum(known, "the counts of a row").tolist()
             right = None if right is None else all_right
-        for position, (count, value, bad) in enumerate(zip(counts, losses, skipped, strict=True)):
-            if bad:
-                raise NonFiniteLoss(value, len(pending) - 1 - position)
-            self._loss_sum += value * count
+        for one, count in zip(good, counts, strict=True):
+            self._loss_sum += one.loss * count
             self.images += count
-        if self._correct is not None:
-            self._correct = None if right is None else self._correct + right
+        if self._correct is not None and right is not None:
+            self._correct += right
+        return settled
 
     def take(self) -> Row:
         """The means since the last row, and a fresh start."""
@@ -123,17 +126,25 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, file: Path, images_seen: int, tensorboard: bool) -> None:
-        self._folder = folder
-        self._images_seen = images_seen
+        self._folder, self._path = folder, file
         self._tensorboard = tensorboard
+        self._begin(images_seen)
+
+    def _begin(self, images_seen: int) -> None:
+        self._images_seen = images_seen
         self._writer: SummaryWriter | None = None
-        kept = [row for row in read_rows(file) if row["images_seen"] <= images_seen]
+        kept = [row for row in read_rows(self._path) if row["images_seen"] <= images_seen]
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        if file.exists():
-            durable.write(file, text)
-        self._file = file.open("ab", buffering=0)
+        if self._path.exists():
+            durable.write(self._path, text)
+        self._file = self._path.open("ab", buffering=0)
         self._unwritten = b""
         self.rows = kept
+
+    def cut(self, images_seen: int) -> None:
+        """Forget what came after an image, here and in the file."""
+        self.close()
+        self._begin(images_seen)
 
     def write(self, row: Row) -> None:
         """Append one row, with numbers rounded to what is significant."""

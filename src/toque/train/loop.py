@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from toque import checks, data
+from toque import data
 from toque.data import OwnData
 from toque.train import (
     checkpoint,
@@ -29,12 +30,14 @@ from toque.train.clock import Clock, memory_bytes
 from toque.train.distributed import World, preparing
 from toque.train.distributed.follower import SilentLog, SilentProgress, SilentSaver
 from toque.train.inventory import Inventory
-from toque.train.log import MetricsLog, NonFiniteLoss, Window
+from toque.train.log import MetricsLog, Window
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.metrics import Scores
+from toque.train.nonfinite import NonFinite
 from toque.train.precision import Precision
 from toque.train.prepare import Own, OwnModel
 from toque.train.reporting import conclude
+from toque.train.rewind import Rewindable
 from toque.train.run import Run
 from toque.train.saving import Saver
 from toque.train.schedule import schedule
@@ -135,6 +138,13 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     ema = step.ema
     early = EarlyStop(run.stop)
     window = Window(task.counts_right, world)
+    trouble = NonFinite(
+        run.nonfinite,
+        run.batch_size,
+        name_of=splits.train.name,
+        warn=lambda sentence: warn(sentence),
+        scaled=precision.name == "float16",
+    )
     images_seen = 0
     shown = progress.create(show) if world.first else SilentProgress()
     notes: list[str] = []
@@ -154,8 +164,17 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             "images_seen": images_seen,
             "window": window.state_dict(),
             "scores": early.scores,
+            "nonfinite": trouble.state_dict(),
             "environment": fingerprint,
         }
+
+    def restore(saved: Mapping[str, Any]) -> int:
+        step.load_state_dict(saved)
+        window.load_state_dict(saved["window"])
+        early.scores = saved["scores"]
+        trouble.load_state_dict(saved["nonfinite"])
+        count: int = saved["images_seen"]
+        return count
 
     def validate(model: nn.Module) -> Evaluation:
         batches = data.evaluation_batches(
@@ -185,10 +204,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         for damage in damages:
             warn(damage)
         if found is not None:
-            step.load_state_dict(restored)
-            window.load_state_dict(restored["window"])
-            early.scores = restored["scores"]
-            images_seen = restored["images_seen"]
+            images_seen = restore(restored)
             if early.due:
                 total_images = images_seen
             shown.say(f"{out.path} continues at image {images_seen} of {total_images}")
@@ -214,8 +230,11 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(state(), 0, None)
 
-        batches = parts.train_batches(
-            run, splits, training_pipeline, images_seen, total_images, world
+        batches = Rewindable(
+            lambda start: parts.train_batches(
+                run, splits, training_pipeline, start, total_images, world
+            ),
+            images_seen,
         )
         end.enter_context(contextlib.closing(batches))
         row_images = run.log.every_images or num_images
@@ -226,7 +245,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         network.train()
         clock = Clock(device)
         for batch in clock.watch(batches):
-            learning_rate = rate(images_seen)
+            learning_rate = rate(images_seen) * trouble.rate_factor
             clock.step_begins()
             outcome = step(batch, images_seen, learning_rate)
             clock.step_ends()
@@ -238,23 +257,31 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             due, signal_number = decisions.agree(saver.due(), stop.signal_number)
             save_due = epoch_done or last or due or signal_number is not None
             if window.add(outcome) or row_due or save_due or first_step:
-                # Also before every checkpoint: a state that led to no number is never saved.
-                try:
-                    window.settle()
-                except NonFiniteLoss as bad:
-                    at = images_seen - bad.steps_ago * run.batch_size
-                    what = "a gradient is not" if math.isfinite(bad.value) else str(bad.value)
-                    raise checks.InvalidValue(
-                        f"fit: loss must be finite; got {what} at image {at} (step "
-                        f"{at // run.batch_size}, learning rate {learning_rate:.3g}). Lower "
-                        "optimizer.learning_rate or lengthen schedule.warmup_fraction; if it is so "
-                        "at step 1, look at the images and the loss."
-                    ) from None
+                # Also before every checkpoint: what led to no number is never the newest one.
+                if trouble.judge(window.settle(), learning_rate):
+                    factor = trouble.rate_factor
+                    saver.settle()
+                    began_images = trouble.began_images
+                    good = world.first_does(
+                        partial(checkpoint.load_scored, out.checkpoints, began_images),
+                        "the checkpoint to go back to",
+                    )
+                    if good is None:
+                        raise trouble.no_way_back()
+                    images_seen = restore(good)
+                    trouble.rolled_back(images_seen, factor)
+                    log.cut(images_seen)
+                    batches.rewind(images_seen)
+                    row_began, row_began_images = time.monotonic(), images_seen
+                    continue
+                save_due = (save_due and not trouble.streak) or last
                 clock.settled()
                 first_step = False
             if row_due or last:
                 now = time.monotonic()
                 row = window.take()
+                if trouble.skipped_steps:
+                    row["skipped_steps"] = trouble.skipped_steps
                 row |= {
                     "images_seen": images_seen,
                     "epoch": images_seen / num_images,

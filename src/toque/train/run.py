@@ -102,6 +102,16 @@ class StopSettings(_Section):
     least_gain: float = Field(0.0, ge=0, description="what counts as better than the best before")
 
 
+class NonFiniteSettings(_Section):
+    """What happens when a loss or a gradient is no finite number: the step is skipped, and ..."""
+
+    limit: int = Field(3, ge=1, description="so many in a row end the run, or set it back")
+    then: Literal["stop", "roll_back"] = Field(
+        "stop", description="stop, or roll_back to the last epoch before, at a lower rate"
+    )
+    rate_factor: float = Field(0.5, gt=0, lt=1, description="roll_back: what the rate is cut to")
+
+
 class ClipSettings(_Section):
     """How large the gradients of a step may be."""
 
@@ -241,6 +251,7 @@ class Run(_Section):
     loss: LossSettings = Field(default_factory=LossSettings)
     mix: MixSettings = Field(default_factory=MixSettings)
     clip: ClipSettings = Field(default_factory=ClipSettings)
+    nonfinite: NonFiniteSettings = Field(default_factory=NonFiniteSettings)
     stop: StopSettings = Field(default_factory=StopSettings)
     memory: MemorySettings = Field(default_factory=MemorySettings)
     ema: EMASettings = Field(default_factory=EMASettings)

@@ -44,6 +44,7 @@ class Outcome:
     outputs: what the model answered, [B, ...]
     targets: what it was asked, [B, ...]; probabilities where images were mixed
     indices: [B], the images in their source
+    images_seen: how many images were seen before it
     """
 
     loss: Tensor
@@ -51,6 +52,7 @@ class Outcome:
     outputs: Tensor
     targets: Any
     indices: np.ndarray
+    images_seen: int
 
 
 class Step:
@@ -136,7 +138,7 @@ class Step:
         if self.ema is not None:
             images_in_batch = len(images) if self._exchange is None else self._exchange.batch_size
             self.ema.update(self.network, images_in_batch)
-        return Outcome(loss, bad, outputs, targets, batch.indices)
+        return Outcome(loss, bad, outputs, targets, batch.indices, images_seen)
 
     def _differentiate(
         self, images: Tensor, targets: Any, images_seen: int

@@ -22,6 +22,9 @@ class SilentLog:
     def write(self, row: Row) -> None:
         self.rows.append(row)
 
+    def cut(self, images_seen: int) -> None:
+        self.rows = [row for row in self.rows if row["images_seen"] <= images_seen]
+
     def close(self) -> None:
         pass
 
