@@ -22,6 +22,7 @@ from toque.cli import (
     predict,
     preview,
     replay,
+    report,
     serve,
     train,
     verify,
@@ -42,6 +43,7 @@ app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(export.export)
 app.command()(serve.serve)
+app.command()(report.report)
 app.command()(new.new)
 app.command()(preview.preview)
 app.command()(pack.pack)

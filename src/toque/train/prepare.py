@@ -187,7 +187,7 @@ def record(splits: Splits, fingerprint: environment.Fingerprint) -> dict[str, An
     return {
         "toque": VERSION,
         **fingerprint,
-        "data_fingerprint": _data_fingerprint(splits),
+        "data_fingerprint": data_fingerprint(splits),
         "train_images": len(splits.train),
         "val_images": len(splits.val),
         "left_out_images": len(splits.bad),
@@ -197,6 +197,7 @@ def record(splits: Splits, fingerprint: environment.Fingerprint) -> dict[str, An
     }
 
 
-def _data_fingerprint(splits: Splits) -> str:
+def data_fingerprint(splits: Splits) -> str:
+    """One sha256 of both splits."""
     both = splits.train.fingerprint() + splits.val.fingerprint()
     return hashlib.sha256(both.encode()).hexdigest()

@@ -18,7 +18,6 @@ import numpy as np
 from toque.train.report.axes import compact, enclose, percent, round_ticks, tick_labels
 
 Unit = Literal["number", "percent", "decades"]
-Kind = Literal["train", "val"]
 
 _SIDE = 1000.0
 _BUCKETS = 400  # columns that a long curve is thinned to: about the pixels of a chart on a phone
@@ -36,7 +35,7 @@ class Curve:
     """
 
     name: str
-    kind: Kind
+    kind: str
     x: np.ndarray
     y: np.ndarray
     noisy: bool = True

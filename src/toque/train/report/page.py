@@ -7,19 +7,25 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from toque import checks, durable
-from toque.models.signal import Signal
-from toque.train import clock
 from toque.train.metrics import Scores
 from toque.train.metrics.intervals import wilson
-from toque.train.report import axes, confusion, images, lines, over_time, reliability
-from toque.train.report.contents import Doubtful, Picture, ReportData
+from toque.train.report import (
+    axes,
+    confusion,
+    images,
+    lines,
+    over_time,
+    reliability,
+    sections,
+    template,
+)
+from toque.train.report.contents import Picture, ReportData
 
 _MOST_PICTURES = 48  # per part: at 224 px and some 8 kB each, the page stays near 1 MB
 _MOST_PAIRS = 12
@@ -81,24 +87,7 @@ def render(data: ReportData) -> str:
     Everything of the data is escaped by the template; the page also forbids itself, by its content
     security policy, to run scripts or to load anything from outside.
     """
-    import jinja2
-    from markupsafe import Markup
-
-    here = resources.files(__package__)
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader(
-            {name: (here / name).read_text("utf-8") for name in ("page.html", "parts.html")}
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=axes.percent, compact=axes.compact)
-    page = environment.get_template("page.html")
-    # The style sheet is ours and the only text that is not escaped.
-    style = Markup((here / "style.css").read_text("utf-8"))
-    return page.render(style=style, **_context(data))
+    return template.render("page.html", _context(data))
 
 
 def _context(data: ReportData) -> dict[str, Any]:
@@ -112,10 +101,10 @@ def _context(data: ReportData) -> dict[str, Any]:
         "tiles": _tiles(outcome, matrix, data.scores),
         "charts": _charts(data.metrics, outcome.get("best_epoch")),
         "epochs": _epochs(data.metrics),
-        "shares": _shares(data.metrics),
+        "shares": sections.shares(data.metrics),
         "over_time": over_time.charts(data.metrics),
         "advice": data.advice,
-        "sureness": _sureness(scores) if scores is not None else None,
+        "sureness": sections.sureness(scores) if scores is not None else None,
         "calibration": (
             {
                 "says": scores.calibration.sentence(),
@@ -124,12 +113,14 @@ def _context(data: ReportData) -> dict[str, Any]:
             if scores is not None
             else None
         ),
-        "signal": _signal(data.signal) if data.signal is not None and data.signal.layers else None,
+        "signal": sections.signal(data.signal)
+        if data.signal is not None and data.signal.layers
+        else None,
         "classes": list(data.classes),
         "matrix": _matrix(matrix, data.classes) if matrix is not None else None,
         "mistakes": _pictures(data.mistakes),
         "suspects": _pictures(data.suspects),
-        "doubtful": [_doubtful(one) for one in data.doubtful[:_MOST_ROWS]],
+        "doubtful": [sections.doubtful(one) for one in data.doubtful[:_MOST_ROWS]],
         "correct": _pictures(data.correct),
         "augmented": _pictures(data.augmented),
         "given": {
@@ -226,88 +217,6 @@ def _charts(metrics: Sequence[Mapping[str, Any]], best_epoch: object) -> list[li
         lines.draw("Learning rate", rate, epoch_scale, from_zero=True),
     ]
     return [chart for chart in drawn if chart is not None]
-
-
-_STAGES: dict[clock.Stage, str] = {
-    "device": "computing",
-    "data": "waiting for images",
-    "host": "Python between the steps",
-    "validation": "validation",
-    "checkpoint": "writing checkpoints",
-}
-
-
-def _shares(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    part = clock.shares([row for row in metrics if row.get("split") == "val"])
-    return [
-        {"stage": stage, "share": part[stage], "says": says}
-        for stage, says in _STAGES.items()
-        if part and part[stage] > 0
-    ]
-
-
-def _sureness(scores: Scores) -> list[dict[str, str]]:
-    """The table of scores: shares in percent, the loss as it is."""
-    shares = {
-        "Accuracy": scores.accuracy, "Top 5": scores.top5, "Macro F1": scores.f1,
-    }  # fmt: skip
-    rows = [
-        {
-            "name": name,
-            "value": axes.percent(found.value),
-            "range": f"{100 * found.low:.1f} to {100 * found.high:.1f} %",
-        }
-        for name, found in shares.items()
-        if found is not None
-    ]
-    loss = scores.loss
-    return [
-        *rows,
-        {
-            "name": "Loss, nats",
-            "value": f"{loss.value:.4f}",
-            "range": f"{loss.low:.4f} to {loss.high:.4f}",
-        },
-        {
-            "name": "Calibration error",
-            "value": axes.percent(scores.calibration.ece),
-            "range": f"{axes.percent(scores.calibration.ece_after)} at temperature "
-            f"{scores.calibration.temperature:.3g}",
-        },
-    ]
-
-
-def _signal(seen: Signal) -> dict[str, Any]:
-    """The sizes of outputs and gradients from the first layer to the last, as powers of ten."""
-    x = np.arange(len(seen.layers), dtype=float)
-    outputs = _decades([layer.deviation for layer in seen.layers])
-    gradients = _decades([layer.gradient for layer in seen.layers])
-    curves = [
-        lines.Curve("Outputs", "train", x, outputs, noisy=False),
-        lines.Curve("Gradients", "val", x, gradients, noisy=False),
-    ]
-    verdict = "Good." if seen.good else f"Bad: {'; '.join(seen.faults)}."
-    return {
-        "says": " ".join([
-            verdict, "The size of outputs and of gradients should stay about the same from the "
-            "first layer to the last.", *(f"Note: {remark}." for remark in seen.remarks)
-        ]),
-        "chart": lines.draw("Size, layer by layer", curves, unit="decades", across="layers"),
-        "layers": seen.layers,
-    }  # fmt: skip
-
-
-def _doubtful(one: Doubtful) -> dict[str, str]:
-    return {
-        "name": one.name,
-        "label": f"{one.label} ({axes.percent(one.label_probability)})",
-        "answer": f"{one.answer} ({axes.percent(one.answer_probability)})",
-    }
-
-
-def _decades(sizes: Sequence[float]) -> np.ndarray:
-    values = np.array(sizes, dtype=float)
-    return np.where(values > 0, np.log10(np.where(values > 0, values, 1.0)), np.nan)
 
 
 def _epochs(metrics: Sequence[Mapping[str, Any]]) -> list[list[str]]:
