@@ -71,14 +71,16 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
     if own.model is not None:
         kind = own.model if isinstance(own.model, type) else type(own.model)
         model = f"{OWN}:{getattr(own.model, '__qualname__', kind.__qualname__)}"
-    optimizer = optimise.resolve_optimizer(run.optimizer, run.batch_size, image_size)
-    rows = max(run.batch_size, len(splits.train) // 20)
+    batch_size = run.batch_size if "batch_size" in run.model_fields_set else task.batch_size
+    optimizer = optimise.resolve_optimizer(run.optimizer, batch_size, image_size)
+    rows = max(batch_size, len(splits.train) // 20)
     loss_name = run.loss.name or task.loss_name
     smoothing = task.smoothing if loss_name == task.loss_name else 0.0
     if run.loss.label_smoothing is not None:
         smoothing = run.loss.label_smoothing
     return run.changed(
         task=task.name,
+        batch_size=batch_size,
         data=OWN if own.train is not None else run.data,
         out=run.out or default_out(OWN if own.train is not None else run.data),
         image_size=image_size,

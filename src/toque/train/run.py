@@ -213,7 +213,7 @@ class Run(_Section):
     pretrained: bool = Field(False, description="start from published weights (timm, torchvision)")
     epochs: float = Field(12, gt=0, description="how often each image is seen")
     seed: int = Field(0, description="with the settings and the data it decides every bit")
-    batch_size: int = Field(64, ge=1, description="images a step")
+    batch_size: int = Field(64, ge=1, description="images a step; unset: 64, for masks 16")
     image_size: int | None = Field(
         None, ge=1, description="height and width in pixels that the model sees"
     )

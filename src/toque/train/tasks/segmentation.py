@@ -41,6 +41,8 @@ class Segmentation(Task):
     )
     loss_name = "cross_entropy"
     evaluation_preset = "whole"
+    # Every pixel is a target, and data sets of masks are small: more steps, not larger ones.
+    batch_size = 16
 
     def model_name(self, image_size: int) -> str:
         return "unet_small" if image_size <= 2 * SMALL_IMAGE_PX else "unet"

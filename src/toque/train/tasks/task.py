@@ -161,6 +161,7 @@ class Task(ABC):
     loss_name:         of toque.losses, where the settings name none
     smoothing:         label smoothing of that loss, where the settings say nothing
     evaluation_preset: the augmentation preset that validation goes through
+    batch_size:        where the caller says nothing
     counts_right:      whether a row of training can say how many answers were right
     names:             of the classes, labels or numbers
     """
@@ -170,6 +171,7 @@ class Task(ABC):
     loss_name: ClassVar[str]
     smoothing: ClassVar[float] = 0.0
     evaluation_preset: ClassVar[str] = "none"
+    batch_size: ClassVar[int] = 64
     counts_right: ClassVar[bool] = False
 
     def __init__(self, names: Sequence[str]) -> None:
