@@ -25,7 +25,7 @@ NAMES = {
         RandomVerticalFlip Resize ToDtype TrivialAugmentWide contact_sheet preset
     """,
     "toque.data": """
-        ArraySource BadFile Batch DatasetSource Encoded FolderSource OwnData Packed PackedSource Part Pipeline
+        ArraySource BadFile Batch Columns DatasetSource Encoded FolderSource OwnData Packed PackedSource Part Pipeline
         Sampling Source Splits UnreadableImage damaged_files decode evaluation_batches files_below open
         open_labelled own pack train_batches
     """,

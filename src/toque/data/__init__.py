@@ -16,11 +16,13 @@ from toque.data.sampling import Sampling
 from toque.data.scan import BadFile
 from toque.data.source import Source
 from toque.data.splits import Splits
+from toque.data.table import Columns
 
 __all__ = [
     "ArraySource",
     "BadFile",
     "Batch",
+    "Columns",
     "DatasetSource",
     "Encoded",
     "FolderSource",

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from toque import checks
-from toque.data import bundled, folder
+from toque.data import bundled, elsewhere, folder
 from toque.data.decoding import MAX_PIXELS
 from toque.data.listing import class_files, look, notes_on, some, source_of
 from toque.data.packed.format import is_cache
@@ -17,6 +17,8 @@ from toque.data.packed.reading import open_packed
 from toque.data.scan import FileFacts, say_bad
 from toque.data.source import Source
 from toque.data.splits import Splits, draw_validation
+from toque.data.table import Columns
+from toque.data.targets import Task
 
 _TRAIN = "train"
 _VALIDATION = ("val", "valid", "validation", "test")
@@ -30,14 +32,21 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
     on_bad: Literal["raise", "skip"] = "raise",
     max_pixels: int = MAX_PIXELS,
     channels: int | None = None,
+    task: Task | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
 ) -> Splits:
     """Open a data set for training: find its classes and files, look at each file, split it.
 
-    `data` is "fashion" (it ships with toque), a cache that `pack` made, a folder with train/CLASS/*
-    and val/CLASS/* (val may be called valid, validation or test), or a folder CLASS/* (or
-    train/CLASS/* alone), which is split by a draw keyed by the seed and each file's own name, so
-    that adding a file does not move the others. What a file is, its content says, not its name;
+    `data` is "fashion" or "nuclei" (they ship with toque), a cache that `pack` made, a folder with
+    train/CLASS/* and val/CLASS/* (val may be called valid, validation or test), or a folder CLASS/*
+    (or train/CLASS/* alone), which is split by a draw keyed by the seed and each file's own name,
+    so that adding a file does not move the others. What a file is, its content says, not its name;
     hidden files are passed over.
+
+    It may also be a folder with images/ and masks/; a table (.csv, .parquet); arrays (.npz, .pt, a
+    folder of .npy or IDX files); a dataset that Hugging Face's save_to_disk wrote; tar shards (one,
+    a folder of them, or NAME-{000..012}.tar); and, of tables, shards, image and mask folders and
+    class folders, a URL: s3://, gs://, https:// and whatever else fsspec opens.
 
     Args:    data: a name or a folder
              seed: of the split
@@ -47,6 +56,8 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
              decodes every file once and leaves out, and lists, what cannot be used
              max_pixels: larger images are bad files
              channels: 1 or 3; without it 1 where every file is gray, else 3
+             task: what the targets mean, where they could mean two things
+             columns: of a table, or of a Hugging Face dataset
     Raises:  FileNotFoundError: no such folder
              ValueError: a folder that is empty or not as above, or files that cannot be used
     Example: >>> splits = toque.data.open("fashion", seed=0)
@@ -56,7 +67,33 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
     _check_settings(val_fraction, on_bad, max_pixels, channels)
     if isinstance(data, str) and data in bundled.NAMES:
         train, val = bundled.named(data, channels or 1)
-        return Splits(train, val, train.classes, (), channels or 1)
+        return _of_task(Splits(train, val, train.classes, (), channels or 1), task)
+    given = elsewhere.open_other(
+        str(data), columns, task, seed=seed, val_fraction=val_fraction, on_bad=on_bad,
+        max_pixels=max_pixels, channels=channels,
+    )  # fmt: skip
+    if given is None:
+        given = _class_folders(data, seed, val_fraction, on_bad, max_pixels, channels)
+    return _of_task(given, task)
+
+
+def _of_task(splits: Splits, task: Task | None) -> Splits:
+    if task is not None and splits.train.task != task:
+        raise checks.invalid(
+            "data", "the targets", f"those of {task}", f"those of {splits.train.task}",
+            "Leave task at auto, or give other data.",
+        )  # fmt: skip
+    return splits
+
+
+def _class_folders(
+    data: str | Path,
+    seed: int,
+    val_fraction: float,
+    on_bad: Literal["raise", "skip"],
+    max_pixels: int,
+    channels: int | None,
+) -> Splits:
     root = existing_folder(data)
     if is_cache(root):
         return open_packed(root, seed=seed, val_fraction=val_fraction, channels=channels)

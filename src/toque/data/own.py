@@ -49,7 +49,8 @@ def own(
                 "data", "the classes of val", f"those of train, {_short(training.classes)}",
                 _short(validation.classes), "Give both the same classes in the same order.",
             )  # fmt: skip
-    return Splits(training, validation, training.classes, (), int(training.read(0).shape[0]))
+    channels = int(training.read(0).shape[0])
+    return Splits(training, validation, training.classes, (), channels, drawn=val is None)
 
 
 def _source(argument: str, data: OwnData, task: Task | None) -> Source:

@@ -49,9 +49,21 @@ def open_splits(run: Run, own: Own) -> Splits:
             raise checks.invalid(
                 "fit", "train", "given together with val", None, "Pass train=… as well."
             )
-        return data.open(run.data, seed=run.seed, val_fraction=run.val_fraction, on_bad=run.on_bad)
+        return open_named(run, run.data)
     asked = None if run.task == "auto" else run.task
     return data.own(own.train, own.val, seed=run.seed, val_fraction=run.val_fraction, task=asked)
+
+
+def open_named(run: Run, named: str) -> Splits:
+    """The images that a name, path or URL stands for, read as the settings say."""
+    return data.open(
+        named,
+        seed=run.seed,
+        val_fraction=run.val_fraction,
+        on_bad=run.on_bad,
+        task=None if run.task == "auto" else run.task,
+        columns=data.Columns(**run.table.model_dump()),
+    )
 
 
 def task_of(splits: Splits, own: Own) -> Task:

@@ -129,6 +129,17 @@ class MemorySettings(_Section):
     )
 
 
+class TableSettings(_Section):
+    """Which column of a table means what; unset: by the usual names."""
+
+    path: str | None = Field(None, description="the image's file")
+    label: str | list[str] | None = Field(
+        None, description="a class, labels (a|b), a number, a mask's file; or several columns"
+    )
+    split: str | None = Field(None, description="train or val")
+    weight: str | None = Field(None, description="how much an image counts")
+
+
 class EMASettings(_Section):
     """A moving average of the weights, evaluated and kept instead of the last weights."""
 
@@ -202,7 +213,9 @@ class Run(_Section):
     Example: >>> run = Run(data="photos/", model="resnet18", epochs=10)
     """
 
-    data: str = Field("fashion", description="'fashion' (bundled), or a folder of images")
+    data: str = Field(
+        "fashion", description="fashion, nuclei, a folder, table, arrays, shards or a URL"
+    )
     out: str | None = Field(None, description="the run folder; unset: runs/NAME of the data")
     task: Literal["auto", "classification", "multilabel", "regression", "segmentation"] = Field(
         "auto", description="what is learnt; auto: what the targets of the data are"
@@ -248,6 +261,7 @@ class Run(_Section):
         (), description="[[rules]] match, lr_scale, weight_decay, frozen, frozen_epochs, optimizer"
     )
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
+    table: TableSettings = Field(default_factory=TableSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     mix: MixSettings = Field(default_factory=MixSettings)
     clip: ClipSettings = Field(default_factory=ClipSettings)

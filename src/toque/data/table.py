@@ -1,0 +1,267 @@
+"""A table of images: CSV or Parquet, one row an image.
+
+path,label,split
+cats/1.jpg,cat,train
+dogs/7.jpg,dog,val
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from toque import checks
+from toque.data.files import Listed
+from toque.data.layouts import PARTS
+from toque.data.places import Folder, Place, Remote
+from toque.data.targets import Targets, Task
+from toque.data.written import of_values
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+_PATH = ("path", "image", "file", "filename", "file_name", "image_path", "filepath", "img")
+_LABEL = ("label", "labels", "class", "target", "mask", "y")
+_SPLIT = ("split", "subset", "fold", "part")
+_WEIGHT = ("weight", "sample_weight")
+_MOST_BYTES = 2**31
+_SEPARATORS = "|;,"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of a table means what; None: by the usual names.
+
+    path:   of the image, from the table's folder
+    label:  one column of words or numbers, of several labels (cat|outdoor), or of mask files; or
+            several columns, each a number or a yes (1) or no (0)
+    split:  train, or val (valid, validation, test)
+    weight: how much the image counts, >= 0
+    """
+
+    path: str | None = None
+    label: str | Sequence[str] | None = None
+    split: str | None = None
+    weight: str | None = None
+
+
+def read_table(source: str, columns: Columns, task: Task | None) -> Listed:
+    """The images that a table lists.
+
+    Args:    source: a path of this machine, or a URL
+             task: what the labels mean, where they could mean two things
+    Raises:  FileNotFoundError: no such file
+             ValueError: no table, no such column (the nearest is suggested), a label or split that
+             cannot be read (with its row)
+    """
+    place, name = _place(source)
+    rows = _rows(place, name)
+    where = name
+    if not rows.height:
+        raise checks.invalid("data", source, "a table with rows", "none", "Add images.")
+    paths = [str(value) for value in rows.column(where, "path", columns.path, _PATH)]
+    for at, path in enumerate(paths):
+        if not path or path == "None":
+            raise checks.invalid(
+                where, "every path", "a file", f"nothing in row {at + 1}", "Fill it."
+            )
+    labels = columns.label
+    if labels is not None and not isinstance(labels, str):
+        found, masks = _of_columns(rows, where, labels, task), None
+    else:
+        named = rows.find(where, "label", labels, _LABEL)
+        found, masks = _of_column(rows, where, named, task)
+    return Listed(
+        place, paths, found, masks=masks, parts=_parts(rows, where, columns.split),
+        weights=_weights(rows, where, columns.weight),
+    )  # fmt: skip
+
+
+def _place(source: str) -> tuple[Place, str]:
+    if "://" in source:
+        folder, _, name = source.rpartition("/")
+        return Remote(folder), name
+    path = Path(source).expanduser()
+    return Folder(path.parent), path.name
+
+
+class _Rows:
+    """Columns by name, as read."""
+
+    def __init__(self, columns: dict[str, list[object]]) -> None:
+        self._columns = columns
+        self.height = len(next(iter(columns.values()), []))
+
+    def find(self, where: str, role: str, asked: str | None, usual: Sequence[str]) -> str:
+        """The column of a role: the one asked for, or the first of the usual names."""
+        lower = {name.lower(): name for name in reversed(list(self._columns))}
+        if asked is not None:
+            if asked in self._columns:
+                return asked
+            raise checks.invalid(
+                where, f"table.{role}", "a column", asked, checks.nearest(asked, self._columns)
+            )
+        for name in usual:
+            if name in lower:
+                return lower[name]
+        near = checks.nearest(role, self._columns)
+        raise checks.invalid(
+            where, f"the column of the {role}", f"named {usual[0]}", ", ".join(self._columns),
+            f"{near} Say which with --set table.{role}=NAME.",
+        )  # fmt: skip
+
+    def column(
+        self, where: str, role: str, asked: str | None, usual: Sequence[str]
+    ) -> list[object]:
+        return self._columns[self.find(where, role, asked, usual)]
+
+    def optional(
+        self, where: str, role: str, asked: str | None, usual: Sequence[str]
+    ) -> list[object] | None:
+        if asked is None and not {name.lower() for name in self._columns} & set(usual):
+            return None
+        return self.column(where, role, asked, usual)
+
+    def named(self, name: str) -> list[object]:
+        return self._columns[name]
+
+
+def _rows(place: Place, name: str) -> _Rows:
+    path = place.path(name)
+    if path is not None and not path.is_file():
+        near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = checks.nearest(path.name, near) if near else "Check the path."
+        raise checks.MissingFile(f"data: {path} must be a table; there is none. {hint}")
+    if place.size(name) > _MOST_BYTES:
+        raise checks.invalid(
+            "data", name, f"at most {_MOST_BYTES:,} bytes", f"{place.size(name):,}", "Split it."
+        )
+    content = place.read(name)
+    if PurePosixPath(name).suffix.lower() == ".parquet":
+        return _parquet(name, content)
+    return _text(name, content)
+
+
+def _text(name: str, content: bytes) -> _Rows:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise checks.invalid(
+            "data", name, "UTF-8 text", f"another encoding ({error.reason} at byte {error.start})",
+            "Save it as UTF-8.",
+        ) from None  # fmt: skip
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise checks.invalid(
+            "data", name, "a table", f"an error ({error})", "Mend its quotes."
+        ) from None
+    lines = [line for line in lines if any(cell.strip() for cell in line)]
+    if not lines:
+        raise checks.invalid("data", name, "a table with a header", "an empty file", "Fill it.")
+    header = [cell.strip() for cell in lines[0]]
+    for at, line in enumerate(lines[1:], start=1):
+        if len(line) != len(header):
+            raise checks.invalid(
+                name, "every row", f"of {len(header)} cells", f"{len(line)} in row {at}",
+                "Quote cells that hold the separator.",
+            )  # fmt: skip
+    return _Rows({
+        title: [line[at].strip() for line in lines[1:]] for at, title in enumerate(header)
+    })  # fmt: skip
+
+
+def _parquet(name: str, content: bytes) -> _Rows:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise checks.InvalidValue(
+            f"data: reading {name} needs pyarrow, which is not installed. Install it with: "
+            "pip install 'toque[sources]'"
+        ) from None
+    try:
+        return _Rows(parquet.read_table(io.BytesIO(content)).to_pydict())
+    except Exception as error:  # pyarrow meets damage with several of its own
+        raise checks.invalid(
+            "data", name, "a Parquet file", f"an error ({str(error).splitlines()[0]})",
+            "Write it anew.",
+        ) from None  # fmt: skip
+
+
+def _of_columns(rows: _Rows, where: str, names: Sequence[str], task: Task | None) -> Targets:
+    columns = [rows.named(rows.find(where, "label", name, ())) for name in names]
+    values = [list(row) for row in zip(*columns, strict=True)]
+    yes_or_no = {str(cell) for row in values for cell in row} <= {"0", "1", "0.0", "1.0"}
+    if task == "multilabel" or (task is None and yes_or_no):
+        table = of_values(where, values, list(names), "regression").values
+        return _as_labels(where, table, names)
+    return of_values(where, values, list(names), task or "regression")
+
+
+def _as_labels(where: str, table: np.ndarray, names: Sequence[str]) -> Targets:
+    from toque.data import targets
+
+    return targets.of(where, table, list(names), "multilabel")
+
+
+def _of_column(
+    rows: _Rows, where: str, name: str, task: Task | None
+) -> tuple[Targets, list[str] | None]:
+    values = rows.named(name)
+    for at, value in enumerate(values):
+        if value is None or value == "":
+            raise checks.invalid(
+                where, f"every {name}", "filled", f"nothing in row {at + 1}",
+                "Fill it, or leave the row out.",
+            )  # fmt: skip
+    if task == "segmentation" or (task is None and name.lower() == "mask"):
+        none = np.empty((len(values), 0), np.float32)
+        return Targets("segmentation", (), none), [str(value) for value in values]
+    listed = not isinstance(values[0], str)
+    if not listed and (task == "multilabel" or (task is None and name.lower() == "labels")):
+        texts = [str(value) for value in values]
+        separator = next((one for one in _SEPARATORS if any(one in text for text in texts)), None)
+        values = [
+            [word.strip() for word in (text.split(separator) if separator else [text])]
+            for text in texts
+        ]
+        return of_values(where, values, (), "multilabel"), None
+    names = [name] if task == "regression" else []
+    found = of_values(where, values, names, task)
+    if found.task == "regression" and found.values.shape[1] == 1:
+        found = Targets("regression", (name,), found.values)
+    return found, None
+
+
+def _parts(rows: _Rows, where: str, asked: str | None) -> list[str] | None:
+    values = rows.optional(where, "split", asked, _SPLIT)
+    if values is None:
+        return None
+    parts = []
+    for at, value in enumerate(values):
+        part = PARTS.get(str(value).strip().lower())
+        if part is None:
+            raise checks.invalid(
+                where, "every split", "train or val (valid, validation, test)",
+                f"{value!r} in row {at + 1}", checks.nearest(str(value), PARTS),
+            )  # fmt: skip
+        parts.append(part)
+    return parts
+
+
+def _weights(rows: _Rows, where: str, asked: str | None) -> np.ndarray | None:
+    values = rows.optional(where, "weight", asked, _WEIGHT)
+    if values is None:
+        return None
+    weights = of_values(where, values, (), "regression").values[:, 0]
+    if (weights < 0).any():
+        at = int(np.flatnonzero(weights < 0)[0])
+        raise checks.invalid(
+            where, "every weight", ">= 0", f"{weights[at]:g} in row {at + 1}", "0 leaves it out."
+        )
+    return weights
