@@ -5,6 +5,7 @@ A user's mistake ends in one sentence and exit code 2; a bug keeps its traceback
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -72,5 +73,8 @@ def main() -> None:
     try:
         app()
     except checks.UserMistake as mistake:
-        print(f"toque: {mistake}", file=sys.stderr)
+        # Of several ranks only the first speaks, unless another one did not reach it.
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or str(mistake).startswith(f"rank {rank}:"):
+            print(f"toque: {mistake}", file=sys.stderr)
         sys.exit(2)

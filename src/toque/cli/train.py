@@ -24,6 +24,12 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="Settings from a file; write one with: toque new run.toml")
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Processes of this machine that train together, one a GPU.")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(help="With --devices: how often to start all again when one dies.")
+    ] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only warnings.")] = False,
 ) -> None:
     """Train a model on a folder of images; the same command again continues it.
@@ -38,6 +44,12 @@ def train(
         config, data = Path(data), None
     run = settings_of.load(config, _overrides(settings or []), data=data, out=out)
 
+    from toque.train.distributed import LostRank, joining, launch
+
+    if devices is not None and not joining.is_one_of_several():
+        raise SystemExit(launch.local(devices, ["-m", "toque", *sys.argv[1:]], restarts=restarts))
+    launch.die_with_launcher()
+
     from toque.train import Stopped, fit
 
     try:
@@ -46,7 +58,10 @@ def train(
         # Here, because the parser would turn every KeyboardInterrupt into its own exit code.
         print(f"\ntoque: {stop}", file=sys.stderr)
         raise SystemExit(stop.code) from None
-    if quiet:
+    except LostRank as lost:
+        print(f"toque: {lost}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if quiet or not joining.speaks():
         return
     print(
         f"\n{result.summary()}, after {result.seconds:.0f} s\n"

@@ -26,9 +26,14 @@ if TYPE_CHECKING:
 _POLL_S = 0.02
 
 
-def is_asked_for() -> bool:
-    """Whether the environment says that this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+def is_one_of_several() -> bool:
+    """Whether torchrun, or who else sets its environment, started this process."""
+    return "WORLD_SIZE" in os.environ and "RANK" in os.environ
+
+
+def speaks() -> bool:
+    """Whether this process is the one of its ranks that prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextlib.contextmanager
@@ -40,7 +45,7 @@ def joined(timeout_s: float) -> Iterator[World]:
     Args:   timeout_s: how long a rank waits for the others in any collective
     Raises: ValueError: the environment is incomplete, the port is in use, a rank does not come
     """
-    if not is_asked_for():
+    if not is_one_of_several() or int(os.environ["WORLD_SIZE"]) == 1:
         yield ALONE
         return
     import torch.distributed as dist
