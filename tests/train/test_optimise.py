@@ -1,5 +1,6 @@
 """The schedule as a function of images seen, and the optimiser by name."""
 
+import copy
 import sys
 
 import numpy as np
@@ -356,3 +357,41 @@ def test_a_trapezoid_stays_and_falls_at_the_end():
     assert [rate(n) for n in (500, 2000, 3000, 4000, 5000)] == pytest.approx(
         [0.8, 0.8, 0.8, 0.4, 0.0]
     )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_state_from_a_checkpoint_goes_on_in_the_layout_of_the_weights(name):
+    """A fused step pairs numbers by their place in memory; a checkpoint holds them in rows."""
+
+    def convolution(weight):
+        layer = nn.Conv2d(3, 4, 3, bias=False)
+        layer.weight.data.copy_(weight)
+        return layer.to(memory_format=torch.channels_last)
+
+    def learn(layer, optimizers, numbers):
+        for number in numbers:
+            images = Key(0, number, np.arange(2)).uniform("x", 3 * 25).reshape(2, 3, 5, 5)
+            layer.weight.grad = None
+            layer(images).square().sum().backward()
+            optimizers.set_learning_rate(0.01)
+            optimizers.step(torch.zeros(()))
+
+    def built(layer):
+        moving = {"momentum": 0.9} if name == "sgd" else {}
+        settings = OptimizerSettings(name=name, learning_rate=0.01, **moving)
+        return optimise.build(Run(optimizer=settings.model_dump()), layer, torch.device("cpu"))
+
+    first = torch.linspace(-1, 1, 4 * 27).reshape(4, 3, 3, 3)
+    whole = convolution(first)
+    optimizers = built(whole)
+    learn(whole, optimizers, range(2))
+    state = copy.deepcopy(optimizers.state_dict())
+    for values in state["default"]["state"].values():
+        for key, value in values.items():
+            values[key] = value.contiguous()
+    again = convolution(whole.weight.detach())
+    resumed = built(again)
+    resumed.load_state_dict(state)
+    learn(whole, optimizers, [2])
+    learn(again, resumed, [2])
+    assert torch.equal(again.weight, whole.weight)

@@ -124,7 +124,7 @@ def test_a_killed_rank_and_a_stopped_launcher_end_in_the_bits_of_neither(photos,
         until(lambda: saved(troubled), process)
         workers += children(process.pid)
         process.send_signal(signal.SIGTERM)
-        out, errors = process.communicate(timeout=LIMIT_S)
+        _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 143, errors
     assert errors.count("stopped and saved at image") == 1
     assert not any(alive(pid) for pid in workers)
@@ -140,7 +140,7 @@ def test_a_killed_rank_and_a_stopped_launcher_end_in_the_bits_of_neither(photos,
         os.kill(victim, signal.SIGKILL)
         until(lambda: process.poll() is not None)
         workers += children(process.pid)
-        out, errors = process.communicate(timeout=LIMIT_S)
+        _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
     assert outcome(troubled) == outcome(plain)
 

@@ -31,9 +31,10 @@ def images(count, start=0):
 
 
 def batch_normed():
+    """The second convolution is of the kind whose weights lie otherwise in memory."""
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
-        nn.Linear(4 * 36, 2),
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4),
+        nn.Flatten(), nn.Dropout(0.3), nn.Linear(4 * 16, 2),
     )  # fmt: skip
 
 
@@ -43,8 +44,9 @@ class InDouble(nn.Module):
     def __init__(self, norm):
         super().__init__()
         self.inside = nn.Sequential(
-            nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)
-        ).double()
+            nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(),
+            nn.Linear(4 * 16, 2),
+        ).double()  # fmt: skip
 
     def forward(self, x):
         return self.inside(x.double())
@@ -180,13 +182,15 @@ def test_ranks_agree_with_one_rank_within_rounding(tmp_path):
         "groups": ["group_normed", [2, 3, 4], clipped],
         "pieces": ["group_normed", [2], {"memory": {"micro_batch": 3}, **clipped}],
         # SGD: a bias before BatchNorm has no gradient but rounding, which AdamW makes a step of.
+        # The plain run on one rank is the reference of virtual shards too.
+        "sharded": ["group_normed", [2], {"distributed": {"virtual_shards": 4}, **clipped}],
         "synced": ["double_batch_normed", [3], {"distributed": {"sync_batch_norm": True}, **sgd}],
         "unsynced": ["double_batch_normed", [2], sgd],
     }
     far, errors = ranks.program(__name__, "in_double", tmp_path, kinds)
     unsynced = far.pop("unsynced on 2")
     assert all(gap <= 1e-12 for gap in far.values()), far
-    assert len(far) == 5
+    assert len(far) == 6
     # The difference that BatchNorm makes is there, and is said.
     assert unsynced > 1e-4
     assert "batch normalisation sees the 8 images of each rank, not the batch of 16" in errors

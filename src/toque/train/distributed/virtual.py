@@ -120,7 +120,8 @@ class VirtualShards:
         unused = (had == 0).tolist() if had.device.type == "cpu" else [False] * len(had)
         gradients, changes = rest[: len(unused)], rest[len(unused) :]
         for parameter, gradient, none in zip(self._parameters, gradients, unused, strict=True):
-            parameter.grad = None if none else gradient
+            # In the parameter's own layout: a fused optimiser walks both in the order of memory.
+            parameter.grad = None if none else torch.empty_like(parameter).copy_(gradient)
         old_statistics = [old for old in before if old.is_floating_point()]
         for buffer, old, change in zip(self._statistics, old_statistics, changes, strict=True):
             torch.add(old, change, alpha=1 / self._shards, out=buffer)
