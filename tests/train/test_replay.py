@@ -149,7 +149,12 @@ class Poisoned(torch.utils.data.Dataset):
 
 def test_a_step_without_a_number_names_its_image(tmp_path):
     out = tmp_path / "run"
-    run = settings(out, augment="off", log={"tensorboard": False, "every_images": 16})
+    run = settings(
+        out,
+        augment="off",
+        log={"tensorboard": False, "every_images": 16},
+        nonfinite={"limit": 1},
+    )
     poisoned = {"train": Poisoned(), "val": VAL, "model": network}
     with pytest.raises(ValueError, match=r"loss must be finite; got .* \(step (\d+)") as stopped:
         toque.fit(run, **poisoned, show="quiet")
