@@ -34,6 +34,7 @@ def _from_1(state: State) -> State:
         **state,
         "optimizer": {"default": state["optimizer"]},
         "loss_scale": None,
+        "micro_batch": None,
         "scores": [],
         "nonfinite": {
             "streak": 0,

@@ -134,8 +134,6 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     total_images = parts.total_images(run, splits)
     rate = schedule(run, total_images)
     precision = Precision(run.precision, device)
-    step = parts.build_step(run, splits, network, training_loss, precision, world)
-    ema = step.ema
     early = EarlyStop(run.stop)
     window = Window(task.counts_right, world)
     trouble = NonFinite(
@@ -153,6 +151,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         notes.append(sentence)
         shown.say(f"warning: {sentence}")
 
+    step = parts.build_step(run, splits, network, training_loss, precision, world, shown.say)
+    step.warn = warn
+    ema = step.ema
     fingerprint = environment.fingerprint(device) | {"precision": precision.name}
     fingerprint |= preparing.fingerprint(run, world)
     recorded = prepare.record(splits, fingerprint)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from toque.data import Batch
+from toque.train import compiled
 from toque.train.distributed.world import ALONE, World
 from toque.train.precision import Precision
 from toque.train.tasks import Evaluation, Task
@@ -40,14 +41,19 @@ def measure(
     model.eval()
     tally = task.tally()
     loss_sums, images = [], 0
+    static, full = compiled.is_compiled(model), 0
     autocast = nullcontext if precision is None else precision.autocast
     try:
         with torch.no_grad():  # not inference_mode: a module may cache what it computed
             for batch in batches:
                 x = batch.images.to(device, non_blocking=True)
                 y = batch.targets.to(device, non_blocking=True)
+                full = max(full, len(x))
                 with autocast():
-                    outputs = model(x)
+                    if static and len(x) < full:
+                        outputs = model(compiled.filled(x, full))[: len(x)]
+                    else:
+                        outputs = model(x)
                     loss_sums.append(float(loss(outputs, y)) * len(y))
                 images += len(y)
                 tally.add(outputs, y, batch.indices)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from torch import nn
 
-from toque import augment, data
+from toque import augment, data, layers
 from toque.data import Batch, Splits
 from toque.models.ema import EMA
-from toque.train import optimise
+from toque.train import memory, optimise
 from toque.train.distributed import World, preparing
 from toque.train.freezing import Freezing
 from toque.train.measure import Loss
@@ -35,9 +35,18 @@ def build_step(
     loss: Loss,
     precision: Precision,
     world: World,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> Step:
     """The step of this rank: optimisers, average, mixing, freezing, clipping, exchange."""
     num_images = len(splits.train)
+    micro_batch, offload = run.memory.micro_batch, False
+    if run.memory.limit is not None:
+        assert run.image_size is not None, "resolved settings have one"
+        planned = memory.plan(network, run, [splits.channels, run.image_size, run.image_size])
+        micro_batch, offload = planned.micro_batch, planned.offload
+        if planned.save_memory:
+            layers.save_memory(network, compiled=run.compile)
+        say(f"memory.limit {run.memory.limit}: {planned}")
     half_life_images = run.ema.half_life_epochs * num_images
     mixed = run.mix.mixup or run.mix.cutmix
     return Step(
@@ -46,7 +55,9 @@ def build_step(
         optimise.build(run, network, precision.device),
         seed=run.seed,
         precision=precision,
-        micro_batch=run.memory.micro_batch,
+        micro_batch=micro_batch,
+        offload=offload,
+        compile_network=run.compile,
         clip=run.clip,
         ema=EMA(network, half_life_images=half_life_images) if half_life_images else None,
         mixing=Mixing(run.mix, len(splits.classes), run.seed) if mixed else None,

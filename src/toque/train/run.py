@@ -127,6 +127,9 @@ class MemorySettings(_Section):
     micro_batch: int | None = Field(
         None, ge=1, description="images at a time through the model (accumulation); unset: all"
     )
+    limit: str | None = Field(
+        None, description='"6GiB": choose micro_batch and save_memory so that a step stays below'
+    )
 
 
 class TableSettings(_Section):
@@ -237,6 +240,7 @@ class Run(_Section):
         True, description="memory format of images and weights; the faster one for convolutions"
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1")
+    compile: bool = Field(False, description="torch.compile the model")
     precision: Literal["auto", "float32", "tf32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on a GPU that has it, else float32; tf32, float16"
     )

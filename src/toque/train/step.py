@@ -9,7 +9,8 @@ changes nothing: no weight, no optimiser state, no running statistics. A GPU dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,10 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from toque import random
+from toque import checks, random
 from toque.data import Batch
 from toque.losses.counting import num_targets, weighted
 from toque.models.ema import EMA
+from toque.train import compiled, memory
 from toque.train.distributed.exchange import Exchange
 from toque.train.freezing import Freezing
 from toque.train.gradients import Gradients
@@ -62,6 +64,10 @@ class Step:
     smaller if need be. The gradient is that of the whole batch's loss: every target counts the same
     in whichever part it is. What a model does across images (BatchNorm) it does in each part.
 
+    Where memory does not suffice, the parts are halved and the batch is begun again, with the same
+    images and draws: the gradients are equal within rounding, but for BatchNorm, which sees smaller
+    parts, and dropout, which draws for each part.
+
     Args:    network: in training mode, on the device of `precision`
              loss: (outputs, targets) -> mean over the targets that count
              optimizers: of the network's parameters
@@ -74,6 +80,9 @@ class Step:
              sam: radius of sharpness-aware minimisation: a second pass from a point nearby, with
              the same draws; the running statistics are those of the first
              exchange: differentiates this rank's part of a batch together with other ranks
+             offload: keep what backward needs in the host's memory
+             compile_network: in place, at the first step: hooks that look at modules come before
+    Raises:  ValueError: out of memory with a single image at a time
     Example: >>> step = Step(network, loss, optimizers, seed=0, precision=Precision("auto", device))
              >>> outcome = step(batch, images_seen, learning_rate)
     """
@@ -93,6 +102,8 @@ class Step:
         freezing: Freezing | None = None,
         sam: float = 0.0,
         exchange: Exchange | None = None,
+        offload: bool = False,
+        compile_network: bool = False,
     ) -> None:
         self.network = network
         self._exchange = exchange
@@ -100,6 +111,9 @@ class Step:
         self.micro_batch = micro_batch
         self.ema = ema
         self._loss = loss
+        self._offload = offload
+        self._to_compile = compile_network
+        self.warn: Callable[[str], None] = lambda sentence: None
         self._mixing = mixing
         self._freezing = freezing
         self._ascent = Ascent(optimizers.parameters, sam) if sam else None
@@ -115,6 +129,9 @@ class Step:
         """Learn from the batch that begins after `images_seen` images, at this rate."""
         images = batch.images.to(self._device, non_blocking=True)
         targets = _moved(batch.targets, self._device)
+        if self._to_compile:
+            compiled.compile_in_place(self.network)
+            self._to_compile = False
         if self._freezing is not None:
             self._freezing.apply(self.network, images_seen)
         if self._mixing is not None:
@@ -122,12 +139,9 @@ class Step:
             images, targets = self._mixing.in_shards(images, targets, batch, shards)
         self._statistics.keep()
         self._gradients.clear()
-        loss, outputs = self._differentiate(images, targets, images_seen)
-        if self._ascent is not None:
-            self._climbing_statistics.keep()
-            with self._ascent.climbed():
-                self._differentiate(images, targets, images_seen)
-            self._climbing_statistics.restore()
+        while (found := self._fitting(images, targets, images_seen)) is None:
+            self._halve(len(images), images_seen)
+        loss, outputs = found
         inverse_scale = None if self._scale is None else self._scale.inverse()
         bad, overflowed = self._gradients.finish(loss, inverse_scale)
         self.optimizers.set_learning_rate(learning_rate)
@@ -139,6 +153,45 @@ class Step:
             images_in_batch = len(images) if self._exchange is None else self._exchange.batch_size
             self.ema.update(self.network, images_in_batch)
         return Outcome(loss, bad, outputs, targets, batch.indices, images_seen)
+
+    def _fitting(
+        self, images: Tensor, targets: Any, images_seen: int
+    ) -> tuple[Tensor, Tensor] | None:
+        """Loss and outputs of all passes of the step; None if memory did not suffice."""
+        try:
+            found = self._differentiate(images, targets, images_seen)
+            if self._ascent is not None:
+                self._climbing_statistics.keep()
+                with self._ascent.climbed():
+                    self._differentiate(images, targets, images_seen)
+                self._climbing_statistics.restore()
+        except RuntimeError as error:
+            # Other ranks wait for this one's gradients: it cannot begin again on its own.
+            if not memory.is_out_of_memory(error) or self._exchange is not None:
+                raise
+            return None
+        return found
+
+    def _halve(self, num_images: int, images_seen: int) -> None:
+        """Undo what a pass did, and take parts of half the size from now on."""
+        before = min(self.micro_batch or num_images, num_images)
+        if before == 1:
+            raise checks.invalid(
+                "fit", "the memory", "enough for one image at a time", "less",
+                "Choose a smaller model or image_size, or set memory.limit.",
+            )  # fmt: skip
+        self._statistics.restore()
+        self._gradients.clear()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.micro_batch = before // 2
+        exception = memory.not_alike(self.network)
+        self.warn(
+            f"out of memory at image {images_seen} with {before} images at a time: the step is "
+            f"done again, and the run goes on, with {self.micro_batch} (memory.micro_batch); "
+            + (f"{exception}, all else is equal within rounding" if exception else "the result is "
+            "equal within rounding")
+        )  # fmt: skip
 
     def _differentiate(
         self, images: Tensor, targets: Any, images_seen: int
@@ -170,7 +223,7 @@ class Step:
         place: int = 0,
     ) -> tuple[Tensor, Tensor]:
         random.seed_torch(self._seed, "step", images_seen, place)
-        with self._autocast():
+        with self._autocast(), self._keeping():
             outputs = self._module()(images)
             loss = self._loss(outputs, targets)
         if counts is not None:
@@ -178,6 +231,12 @@ class Step:
         scaled = loss if self._scale is None else loss * self._scale.scale
         scaled.backward()  # type: ignore[no-untyped-call]
         return loss.detach(), outputs.detach()
+
+    def _keeping(self) -> AbstractContextManager[Any]:
+        """Where what backward needs is kept."""
+        if not self._offload:
+            return nullcontext()
+        return torch.autograd.graph.save_on_cpu(pin_memory=self._device.type == "cuda")
 
     def _module(self) -> nn.Module:
         """What a forward pass calls: the network, or what shares it among ranks."""
@@ -200,10 +259,12 @@ class Step:
             "optimizer": self.optimizers.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
             "loss_scale": self._scale.state_dict() if self._scale else None,
+            "micro_batch": self.micro_batch,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
+        self.micro_batch = state["micro_batch"]
         self.network.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizer"])
         if self.ema:

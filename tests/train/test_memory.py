@@ -1,0 +1,177 @@
+"""Out of memory, the plan under a limit, and that nothing grows."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from tests.train.test_fit import bits, network, train
+from tests.train.test_step import batch, built, labels, pixels, weights
+from toque import layers, models
+from toque.models import memory as predicted
+from toque.train import memory
+from toque.train.run import Run
+
+
+class Limited(nn.Module):
+    """A network on a device that holds so many images at a time; it fails after BatchNorm ran."""
+
+    def __init__(self, most, norm=True, error=torch.OutOfMemoryError):
+        super().__init__()
+        torch.manual_seed(0)
+        self.most, self.error, self.calls = most, error, []
+        self.first = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity())
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        self.calls.append(len(x))
+        if len(x) > self.most:
+            raise self.error("out of memory")
+        return self.last(x)
+
+
+def steps(model, count=3, **settings):
+    step, said = built(model.double(), cross_entropy, lr=0.1, **settings), []
+    step.warn = said.append
+    for number in range(count):
+        step(batch(pixels(8, 4, seed=number), labels(8, seed=number)), 8 * number, 0.1)
+    return step, said
+
+
+@pytest.mark.parametrize("sam", [0.0, 0.05])
+def test_out_of_memory_halves_the_parts_and_repeats_the_step(sam):
+    limited, roomy = Limited(2), Limited(8)
+    step, said = steps(limited, sam=sam)
+    steps(roomy, micro_batch=2, sam=sam)
+    # The same bits as a run with these parts from the start: nothing of the failed tries is left.
+    assert torch.equal(weights(limited), weights(roomy))
+    assert limited.calls[:3] == [8, 4, 2] and 8 not in limited.calls[1:]
+    assert [sentence.split(" with ")[1] for sentence in said] == [
+        "8 images at a time: the step is done again, and the run goes on,",
+        "4 images at a time: the step is done again, and the run goes on,",
+    ]
+    assert "BatchNorm takes its statistics over each part" in said[0]
+    assert step.state_dict()["micro_batch"] == 2
+
+
+def test_without_batchnorm_the_result_is_the_same_within_rounding():
+    limited, roomy = Limited(3, norm=False), Limited(8, norm=False)
+    _, said = steps(limited)
+    steps(roomy)
+    torch.testing.assert_close(weights(limited), weights(roomy), rtol=1e-12, atol=1e-14)
+    assert said[-1].endswith("the result is equal within rounding")
+
+
+def test_what_is_no_lack_of_memory_or_cannot_be_helped_is_raised():
+    with pytest.raises(ValueError, match="the memory must be enough for one image at a time"):
+        steps(Limited(0, norm=False))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        steps(Limited(2, error=RuntimeError))
+
+
+def test_the_cpus_way_to_say_it_is_understood():
+    assert memory.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you"))
+    assert not memory.is_out_of_memory(ValueError("can't allocate memory"))
+
+
+def test_saved_tensors_in_host_memory_change_no_bit():
+    one, other = Limited(8), Limited(8)
+    steps(one)
+    steps(other, offload=True)
+    assert torch.equal(weights(one), weights(other))
+
+
+def test_sizes_are_read():
+    assert [memory.bytes_of(text) for text in ("6GiB", "500 MB", "1.5kib", "7B")] == [
+        6 * 2**30, 500 * 10**6, 1536, 7,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"memory.limit must be a size; got '6 giga'. Write it as"):
+        memory.bytes_of("6 giga")
+
+
+def planned(limit, **changed):
+    torch.manual_seed(0)
+    net = models.create("resnet10_small", num_classes=3, in_channels=1).train()
+    before = copy.deepcopy(net.state_dict())
+    run = Run(batch_size=32, image_size=16, memory={"limit": limit} if limit else {}, **changed)
+    found = memory.plan(net, run, [1, 16, 16])
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    assert not layers.is_saving_memory(net)
+    return found
+
+
+def test_the_plan_takes_the_cheapest_way_under_the_limit():
+    free = planned(None)
+    net = models.create("resnet10_small", num_classes=3, in_channels=1).train()
+    least = predicted.predict(net, [32, 1, 16, 16], optimizer="sgd").peak_bytes
+    assert least <= free.peak_bytes <= 1.2 * least
+    roomy = planned(f"{free.peak_bytes}B")
+    assert (roomy.micro_batch, roomy.save_memory) == (None, False)
+    saving = planned(f"{free.peak_bytes - 1}B")
+    assert (saving.micro_batch, saving.save_memory) == (None, True)
+    assert saving.peak_bytes < free.peak_bytes
+    parts = planned(f"{saving.peak_bytes - 1}B")
+    assert (parts.micro_batch, parts.save_memory) == (16, True)
+    assert "16 images at a time, activations made again in backward" in str(parts)
+    with pytest.raises(ValueError, match=r"memory.limit must be at least .* GiB for this model"):
+        planned("100KB")
+    assert planned(None, ema={"half_life_epochs": 1}).peak_bytes > free.peak_bytes
+
+
+def test_fit_says_what_it_chose(tmp_path, capsys):
+    train(tmp_path / "run", memory={"limit": "1GiB"}, show="lines", epochs=1)
+    assert "memory.limit 1GiB: 0.00 GiB predicted with the whole batch" in capsys.readouterr().err
+
+
+def test_nothing_grows_from_step_to_step(tmp_path):
+    """Tensors alive after 30 steps of a run are those alive after 10."""
+    counts = []
+    kinds = (torch.Tensor, nn.Parameter)
+
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inside, self.steps = network(), 0
+
+        def forward(self, x):
+            self.steps += self.training
+            if self.training and self.steps in (11, 31):
+                gc.collect()
+                counts.append(sum(type(one) in kinds for one in gc.get_objects()))
+            return self.inside(x)
+
+    changed = {"batch_size": 10, "checkpoint": {"every_s": 1e6}, "log": {"every_images": 10}}
+    train(tmp_path / "run", model=Counting, epochs=4, **changed)
+    assert len(counts) == 2 and counts[1] <= counts[0]
+
+
+# -- torch.compile
+
+
+@pytest.fixture
+def eager_backend(monkeypatch):
+    """Graphs are captured, guarded and counted, and run without a compiler's minutes."""
+    from torch._dynamo.utils import counters
+
+    from toque.train import compiled
+
+    torch._dynamo.reset()
+    counters.clear()
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
+    yield counters
+    torch._dynamo.reset()
+
+
+def test_compiled_once_to_train_and_once_to_evaluate(tmp_path, eager_backend):
+    changed = {"ema": {"half_life_epochs": 0}}
+    result = train(tmp_path / "run", compile=True, **changed)  # 30 images: 16 and a part of 14
+    assert eager_backend["stats"]["unique_graphs"] == 2
+    assert len(result.evaluation.indices) == 30
+    train(tmp_path / "plain", **changed)
+    assert bits(tmp_path / "run") == bits(tmp_path / "plain")
+    for path in (tmp_path / "run").rglob("*"):
+        assert not path.is_file() or b"_orig_mod" not in path.read_bytes()
