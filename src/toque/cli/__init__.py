@@ -26,6 +26,7 @@ from toque.cli import (
     report,
     serve,
     train,
+    tune_lr,
     verify,
 )
 
@@ -45,6 +46,7 @@ app.command()(predict.predict)
 app.command()(export.export)
 app.command()(serve.serve)
 app.command()(report.report)
+app.command("tune-lr")(tune_lr.tune_lr)
 app.command()(new.new)
 app.command()(preview.preview)
 app.command()(pack.pack)

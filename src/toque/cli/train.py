@@ -42,7 +42,7 @@ def train(
 
     if data is not None and data.endswith(".toml"):
         config, data = Path(data), None
-    run = settings_of.load(config, _overrides(settings or []), data=data, out=out)
+    run = settings_of.load(config, overrides(settings or []), data=data, out=out)
 
     from toque.train.distributed import LostRank, joining, launch
 
@@ -71,7 +71,8 @@ def train(
     )
 
 
-def _overrides(settings: list[str]) -> dict[str, str]:
+def overrides(settings: list[str]) -> dict[str, str]:
+    """The settings of some --set options, by their dotted names."""
     from toque import checks
 
     pairs = {}

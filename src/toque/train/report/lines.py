@@ -9,7 +9,8 @@ Shape letters: n points.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ import numpy as np
 from toque.train.report.axes import compact, enclose, percent, round_ticks, tick_labels
 
 Unit = Literal["number", "percent", "decades"]
+Where = Callable[[float], str]
 
 _SIDE = 1000.0
 _BUCKETS = 400  # columns that a long curve is thinned to: about the pixels of a chart on a phone
@@ -74,6 +76,7 @@ class Chart:
     epoch_ticks: list[Tick]
     best: float | None
     remarks: list[str]
+    best_label: str = "Best epoch"
 
 
 def draw(
@@ -86,6 +89,7 @@ def draw(
     cut_spikes: bool = False,
     best_epoch: float | None = None,
     across: str = "images",
+    first_decade: int | None = None,
 ) -> Chart | None:
     """Lay out one chart; None if no curve has a finite point.
 
@@ -96,12 +100,19 @@ def draw(
           cut_spikes: let values far above all others leave the chart, and say so
           best_epoch: epoch to mark with an upright line
           across: what x counts
+          first_decade: x counts decades of it from this power of ten on
     """
     curves = [curve for curve in curves if np.isfinite(curve.y).any()]
     if not curves:
         return None
     values = np.concatenate([curve.y[np.isfinite(curve.y)] for curve in curves])
     low, high, remarks = _y_range(values, unit, from_zero, cut_spikes)
+
+    def where(x: float) -> str:
+        if first_decade is None:
+            return f"{compact(x)} {across}"
+        return f"{across} {compact(10.0 ** (first_decade + x))}"
+
     right = max(float(curve.x.max()) for curve in curves) or 1.0
     lines: list[Stroke] = []
     dots: list[Stroke] = []
@@ -120,15 +131,17 @@ def draw(
             continue
         lines.append(Stroke(curve.kind, _path(curve.x, curve.y, right, low, high)))
         if len(curve.y) <= _DOTS:
-            dots += _dots(curve, right, low, high, unit, across)
+            dots += _dots(curve, right, low, high, unit, where)
     scale = 100.0 if unit == "percent" else 1.0
     sign = " %" if unit == "percent" else ""
     y_values = round_ticks(low * scale, high * scale, _Y_TICKS, integers=unit == "decades")
     x_values = round_ticks(0.0, right, _X_TICKS, integers=across in ("images", "layers"))
+    if first_decade is not None:
+        x_values = [float(x) for x in range(math.floor(right) + 1)]
     return Chart(
         title=title,
         across=across,
-        summary=" ".join(_says(curve, unit, across) for curve in curves),
+        summary=" ".join(_says(curve, unit, where) for curve in curves),
         legend=[(curve.kind, curve.name) for curve in curves],
         lines=lines,
         dots=dots,
@@ -138,7 +151,7 @@ def draw(
         ],
         x_ticks=[
             Tick(_percentage(value / right), label)
-            for value, label in zip(x_values, tick_labels(x_values), strict=True)
+            for value, label in zip(x_values, _x_labels(x_values, first_decade), strict=True)
         ],
         epoch_ticks=_epoch_ticks(images_of_epoch, right),
         best=_best(images_of_epoch, best_epoch, right),
@@ -229,13 +242,13 @@ def _path(x: np.ndarray, y: np.ndarray, right: float, low: float, high: float) -
 
 
 def _dots(
-    curve: Curve, right: float, low: float, high: float, unit: Unit, across: str
+    curve: Curve, right: float, low: float, high: float, unit: Unit, where: Where
 ) -> list[Stroke]:
     dots = []
     for x, y in zip(curve.x, curve.y, strict=True):
         if np.isfinite(y) and y <= high:
             at = f"M{x / right * _SIDE:.1f} {(1 - (y - low) / (high - low)) * _SIDE:.1f}h0"
-            says = f"{curve.name} {_text(y, unit)} at {compact(x)} {across}"
+            says = f"{curve.name} {_text(y, unit)} at {where(x)}"
             dots.append(Stroke(curve.kind, at, says=says))
     return dots
 
@@ -246,22 +259,28 @@ def _text(value: float, unit: Unit) -> str:
     return percent(value) if unit == "percent" else compact(value)
 
 
+def _x_labels(values: list[float], first_decade: int | None) -> list[str]:
+    if first_decade is None:
+        return tick_labels(values)
+    return [f"1e{first_decade + value:.0f}" for value in values]
+
+
 def _y_labels(values: list[float], unit: Unit) -> list[str]:
     if unit == "decades":
         return [f"1e{value:.0f}" for value in values]
     return tick_labels(values)
 
 
-def _says(curve: Curve, unit: Unit, across: str) -> str:
+def _says(curve: Curve, unit: Unit, where: Where) -> str:
     finite = np.flatnonzero(np.isfinite(curve.y))
     x, y = curve.x[finite], curve.y[finite]
     if len(y) == 1:
-        return f"{curve.name}: {_text(y[0], unit)} at {compact(x[0])} {across}."
+        return f"{curve.name}: {_text(y[0], unit)} at {where(x[0])}."
     low, high = int(y.argmin()), int(y.argmax())
     return (
         f"{curve.name}: from {_text(y[0], unit)} to {_text(y[-1], unit)}; "
-        f"lowest {_text(y[low], unit)} at {compact(x[low])} {across}, "
-        f"highest {_text(y[high], unit)} at {compact(x[high])} {across}."
+        f"lowest {_text(y[low], unit)} at {where(x[low])}, "
+        f"highest {_text(y[high], unit)} at {where(x[high])}."
     )
 
 
