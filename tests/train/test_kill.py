@@ -12,7 +12,7 @@ PROGRAM = Path(__file__).parents[2] / "benchmarks" / "kill.py"
 
 
 def test_killed_runs_end_in_the_bits_of_one_never_killed():
-    command = [sys.executable, str(PROGRAM), "--kills", "5", "--images", "640", "--json"]
+    command = [sys.executable, str(PROGRAM), "--kills", "5", "--rows", "all at once", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])

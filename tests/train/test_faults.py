@@ -1,0 +1,271 @@
+"""Faults of the world around a run, made for real: the disk, the rights, the files, the clock."""
+
+import contextlib
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+import toque
+from tests.train.test_fit import TRAIN, VAL, bits, network, settings
+from toque import data
+from toque.train import Stopped, checkpoint, saving
+
+
+def train(out, *, loss=cross_entropy, show="quiet", **changed):
+    return toque.fit(
+        settings(out, **changed), train=TRAIN, val=VAL, model=network, loss=loss, show=show
+    )
+
+
+def at_step(actions):
+    """The usual loss, that does something in some of its training steps, counted from 1."""
+    count = 0
+
+    def loss(outputs, targets):
+        nonlocal count
+        if outputs.requires_grad:
+            count += 1
+            actions.get(count, lambda: None)()
+        return cross_entropy(outputs, targets)
+
+    return loss
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reference") / "run"
+    train(out, loss=at_step({}))
+    return bits(out)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(place)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs the rights of root")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+BACKGROUND = pytest.mark.parametrize("background", [True, False])
+
+
+@BACKGROUND
+def test_a_disk_that_is_full_for_a_while(small_disk, reference, capsys, monkeypatch, background):
+    monkeypatch.setattr(saving, "_RETRY_S", 1e-6)
+    before = []
+
+    def fill():
+        deadline = time.monotonic() + 60
+        while not (found := checkpoint.found(small_disk / "run" / "checkpoints")):
+            assert time.monotonic() < deadline
+        before.extend(found)
+        with (small_disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(512))
+
+    def mend():
+        # All the while, what was there was whole.
+        for one in before:
+            assert checkpoint.load(one.path)["images_seen"] == one.images_seen
+        (small_disk / "ballast").unlink()
+
+    # Nothing is pruned, which would make room; what a failed save gives back is filled again.
+    often = {"every_s": 1e-6, "background": background, "keep": 99}
+    actions = dict.fromkeys(range(5, 12), fill) | {12: mend}
+    train(small_disk / "run", loss=at_step(actions), checkpoint=often)
+    said = capsys.readouterr().err
+    assert "could not be saved" in said and "toque tries again" in said and "No space left" in said
+    assert bits(small_disk / "run") == reference
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_a_sentence_and_the_command_continues_it(
+    small_disk, reference
+):
+    out = small_disk / "run"
+
+    def fill():
+        with (small_disk / "ballast").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(512))
+
+    with pytest.raises(ValueError, match=r"last checkpoint can be saved in; got .*No space left"):
+        train(out, loss=at_step({5: fill}))
+    assert not (out / "weights.safetensors").exists()
+    (small_disk / "ballast").unlink()
+    train(out, loss=at_step({}))
+    assert bits(out) == reference
+
+
+def test_the_right_to_write_lost_for_a_while(tmp_path, reference, capsys, monkeypatch):
+    monkeypatch.setattr(saving, "_RETRY_S", 1e-6)
+    root, checkpoints = os.geteuid() == 0, tmp_path / "run" / "checkpoints"
+
+    def lose():
+        if root:  # for whom permission bits do not count: become somebody else
+            os.seteuid(65534)
+        else:
+            checkpoints.chmod(0o500)
+
+    def regain():
+        if root:
+            os.seteuid(0)
+        else:
+            checkpoints.chmod(0o700)
+
+    often = {"every_s": 1e-6, "background": True}
+    try:
+        train(tmp_path / "run", loss=at_step({5: lose, 12: regain}), checkpoint=often)
+    finally:
+        regain()
+    assert "could not be saved ([Errno 13] Permission denied" in capsys.readouterr().err
+    assert bits(tmp_path / "run") == reference
+
+
+def test_a_file_size_limit_is_a_failed_save_and_no_death(tmp_path, reference, capsys, monkeypatch):
+    import resource
+
+    monkeypatch.setattr(saving, "_RETRY_S", 1e-6)
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(number):
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (number, kept[1]))
+
+    try:
+        often = {"every_s": 1e-6, "background": True}
+        train(
+            tmp_path / "run", loss=at_step({5: limit(2048), 12: limit(kept[0])}), checkpoint=often
+        )
+    finally:
+        limit(kept[0])()
+    assert os.strerror(errno.EFBIG) in capsys.readouterr().err
+    assert bits(tmp_path / "run") == reference
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_the_same_command_continues(
+    tmp_path, reference, number, code
+):
+    rare = {"every_s": 1e6}  # what is saved is saved because of the signal
+    sent = at_step({4: lambda: os.kill(os.getpid(), number)})
+    with pytest.raises(Stopped, match="stopped and saved at image 64") as stop:
+        train(tmp_path / "run", loss=sent, checkpoint=rare)
+    assert stop.value.code == code
+    assert [one.images_seen for one in checkpoint.found(tmp_path / "run" / "checkpoints")] == [64]
+    train(tmp_path / "run", loss=at_step({}), checkpoint=rare)
+    assert bits(tmp_path / "run") == reference
+
+
+def test_a_second_interrupt_leaves_at_once_and_the_same_command_continues(tmp_path, reference):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(tmp_path / "run", loss=at_step({9: twice}), checkpoint={"every_s": 1e6})
+    assert not isinstance(stop.value, Stopped)
+    assert [one.images_seen for one in checkpoint.found(tmp_path / "run" / "checkpoints")] == [112]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(tmp_path / "run", loss=at_step({}))
+    assert bits(tmp_path / "run") == reference
+
+
+def test_a_clock_that_jumps_decides_nothing(tmp_path, reference, monkeypatch):
+    now = [1e9]
+
+    def jumping():
+        now[0] += 1e8 if len(str(now)) % 2 else -3e8
+        return now[0]
+
+    monkeypatch.setattr(time, "time", jumping)
+    monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
+    train(tmp_path / "run", loss=at_step({}), checkpoint={"every_s": 1e6})
+    assert bits(tmp_path / "run") == reference
+    # Saved at the ends of the epochs, and never because a clock said that an hour had passed.
+    found = checkpoint.found(tmp_path / "run" / "checkpoints")
+    assert [one.images_seen for one in found][-2:] == [208, 304]
+
+
+def test_a_folder_moved_between_two_commands(tmp_path, reference):
+    stopped = at_step({8: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    with pytest.raises(Stopped):
+        train(tmp_path / "here" / "run", loss=stopped)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    result = train(tmp_path / "there" / "run", loss=at_step({}))
+    assert result.out == tmp_path / "there" / "run"
+    assert bits(result.out) == reference
+    assert not (tmp_path / "here").exists()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for kind in ("cat", "dog"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.random.default_rng(number).integers(0, 255, (12, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def color_network():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(),
+        nn.Dropout(0.2), nn.Linear(64, 2),
+    )  # fmt: skip
+
+
+def on_photos(photos, out, *, loss=cross_entropy, **changed):
+    run = settings(
+        out, data=str(photos), batch_size=4, threads=1, image_size=8, **{"epochs": 2, **changed}
+    )
+    return toque.fit(run, model=color_network, loss=loss, show="quiet")
+
+
+def test_data_that_cannot_be_written_is_only_read(photos, tmp_path):
+    on_photos(photos, tmp_path / "free", epochs=1)
+    command = ["mount", "--bind", "-o", "ro", str(photos), str(photos)]
+    mounted = os.geteuid() == 0 and not subprocess.run(command, capture_output=True, check=False).returncode  # fmt: skip
+    for path in [photos, *photos.rglob("*")]:
+        if not mounted:
+            path.chmod(0o500 if path.is_dir() else 0o400)
+    try:
+        with pytest.raises(OSError, match=r"Read-only|denied"):
+            (photos / "x").touch()
+        on_photos(photos, tmp_path / "run", epochs=1)
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(photos)], check=True)
+        for path in [photos, *photos.rglob("*")]:
+            path.chmod(0o700)
+    assert bits(tmp_path / "run") == bits(tmp_path / "free")
+
+
+@pytest.mark.parametrize("on_bad", ["raise", "skip"])
+def test_a_file_that_vanishes_is_named_and_put_back_the_run_ends_in_the_same_bits(
+    photos, tmp_path, on_bad
+):
+    on_photos(photos, tmp_path / "whole", on_bad=on_bad, loss=at_step({}))
+    last = data.open(photos, seed=0).train.name(7)
+    aside = tmp_path / "aside.png"
+    hidden = at_step({10: lambda: shutil.move(photos / last, aside)})
+    with pytest.raises(FileNotFoundError, match=last) as stop:
+        on_photos(photos, tmp_path / "run", on_bad=on_bad, loss=hidden)
+    assert "Put the file back" in str(stop.value)
+    assert checkpoint.found(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ValueError, match=rf"1 \(train/{last}\) removed"):
+        on_photos(photos, tmp_path / "run", on_bad=on_bad, loss=at_step({}))
+    shutil.move(aside, photos / last)
+    on_photos(photos, tmp_path / "run", on_bad=on_bad, loss=at_step({}))
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
