@@ -25,12 +25,12 @@ NAMES = {
         RandomVerticalFlip Resize ToDtype TrivialAugmentWide contact_sheet preset
     """,
     "toque.data": """
-        ArraySource BadFile Batch Columns DatasetSource Encoded FolderSource OwnData Packed PackedSource Part Pipeline
-        Sampling Source Splits UnreadableImage damaged_files decode evaluation_batches files_below open
+        ArraySource BadFile Batch Columns DatasetSource Encoded FolderSource Joined OwnData Packed PackedSource Part Pipeline
+        Sampling Source Splits UnreadableImage damaged_files decode evaluation_batches files_below is_class_folder open
         open_labelled own pack train_batches
     """,
     "toque.deploy": """
-        Exported Parity Prediction Predictions Predictor export load predict
+        Exported Parity Prediction Predictions Predictor answer export load predict
     """,
     "toque.layers": """
         ActLinearMlp BlurPool Fused GeM LearnedStepQuantiser RMSNorm2d Report

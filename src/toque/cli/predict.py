@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toque.cli import predict_other
+
 if TYPE_CHECKING:
     from toque.deploy import Prediction
 
@@ -32,6 +34,13 @@ def predict(
     trust: Annotated[
         bool, typer.Option("--trust", help="Load machine code, which an .aoti file is.")
     ] = False,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Of several labels, those more probable are named.")
+    ] = 0.5,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where masks are written.  [default: masks]"),
+    ] = None,
     explain: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write pictures of where the network looked."),
@@ -46,6 +55,14 @@ def predict(
 
     if as_json and as_csv:
         raise checks.invalid("predict", "--json", "given without --csv", "both", "Leave one out.")
+    if predict_other.is_for(model):
+        unfit = {"--tta": tta, "--csv": as_csv, "--explain": explain is not None}
+        for option in (option for option, given in unfit.items() if given):
+            raise checks.invalid(
+                "predict", option, "for a run on classes", "one on another task", "Leave it out."
+            )
+        predict_other.show(model, images, threshold, masks, as_json)
+        return
     with _bar() as progress:
         answers = ask(model, images, trust=trust, mirrored=tta, progress=progress)
     if explain is not None:

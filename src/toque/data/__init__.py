@@ -4,8 +4,10 @@ from toque.data.arrays import ArraySource
 from toque.data.batch import Batch, Pipeline
 from toque.data.dataset import DatasetSource
 from toque.data.decoding import UnreadableImage, decode
+from toque.data.elsewhere import is_class_folder
 from toque.data.encoded import Encoded
 from toque.data.folder import FolderSource, files_below
+from toque.data.joined import Joined
 from toque.data.labelled import open_labelled
 from toque.data.loader import evaluation_batches, train_batches
 from toque.data.opening import open as open  # noqa: A004 - toque.data.open is the name that says it
@@ -26,6 +28,7 @@ __all__ = [
     "DatasetSource",
     "Encoded",
     "FolderSource",
+    "Joined",
     "OwnData",
     "Packed",
     "PackedSource",
@@ -39,6 +42,7 @@ __all__ = [
     "decode",
     "evaluation_batches",
     "files_below",
+    "is_class_folder",
     "open",
     "open_labelled",
     "own",

@@ -84,6 +84,18 @@ def _listed(data: str, path: Path, url: bool, columns: Columns, task: Task | Non
     return _of_shards([str(path / name) for name in tars], task) if tars else None
 
 
+def is_class_folder(data: str) -> bool:
+    """Whether `open` takes this for a bundled set or a folder of class folders (or nothing is
+    there)."""
+    path = Path(data).expanduser()
+    if "://" in data or PurePosixPath(data).suffix.lower() in (*table.SUFFIXES, ".tar"):
+        return False
+    if not path.is_dir():
+        return not path.exists()
+    other = huggingface.is_saved(path) or stored.has_arrays(path) or _has_masks(path)
+    return not other and not any(name.endswith(".tar") for name in folder.files_below(path))
+
+
 def _has_masks(root: Path) -> bool:
     """Whether images/ and masks/ stand in a folder, or in its train/ and val/; only folders' names
     are read, as there may be millions of files."""

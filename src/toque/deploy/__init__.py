@@ -1,6 +1,7 @@
 """From a run to something that answers.
 
 predict     what a finished run, or an exported file, says of image files
+answer      what a run on labels, numbers or masks says of them
 load        a predictor from a run folder or an exported file
 export      a finished run -> one file that takes raw images
 Prediction  what a model says of one image
@@ -21,6 +22,7 @@ from toque.deploy.predictions import Prediction, Predictions
 from toque.deploy.predictor import Predictor
 
 if TYPE_CHECKING:
+    from toque.deploy.answers import answer
     from toque.deploy.exporting import Exported, export
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Prediction",
     "Predictions",
     "Predictor",
+    "answer",
     "export",
     "load",
     "predict",
@@ -36,6 +39,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "answer":
+        from toque.deploy import answers
+
+        return answers.answer
     if name in ("Exported", "export"):
         from toque.deploy import exporting
 

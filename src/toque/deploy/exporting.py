@@ -16,7 +16,7 @@ from toque.deploy import compiled_file, deployed, onnx_file, quantised, samples,
 from toque.deploy.answering import Answers
 from toque.deploy.card import card_path, card_text
 from toque.deploy.details import FileDetails
-from toque.deploy.load import SUFFIXES
+from toque.deploy.load import SUFFIXES, check_classifies
 from toque.deploy.parity import EXACT, HALF, Parity, Tolerance, measure, network_answers
 from toque.deploy.predictor import Network, Pixels
 from toque.deploy.preprocess import Preprocess
@@ -80,6 +80,7 @@ def export(
     kind, file = _kind_and_file(Path(run), to, out)
     _check_choices(kind, size, precision, max_loss)
     trained = train.load_model(run, model=model)
+    check_classifies(trained, "export")
     settings = trained.run
     assert settings.model is not None and settings.image_size is not None, "a run has them resolved"
     labelled = samples.labelled(restore.images_of(trained, data_path), size)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toque import augment, checks
 from toque.deploy.predictor import Network, Predictor, of_network
+
+if TYPE_CHECKING:
+    from toque.train.restore import Trained
 
 SUFFIXES = (".onnx", ".pt2", ".aoti", ".safetensors")
 
@@ -52,10 +56,21 @@ def _near(path: Path) -> str:
     return checks.nearest(path.name, names) if names else "Check the path."
 
 
+def check_classifies(trained: Trained, where: str) -> None:
+    """Raise ValueError for a run on another task than one class for each image."""
+    if trained.task.name != "classification":
+        raise checks.invalid(
+            where, "the run", "one on classes: other tasks are not exported or served yet",
+            f"one on {trained.task.name}",
+            "Ask it with toque predict, toque.deploy.answer, or toque.train.load_model.",
+        )  # fmt: skip
+
+
 def _run(path: Path, device: str) -> Predictor:
     from toque.train import load_model
 
     trained = load_model(path, device=device)
+    check_classifies(trained, "load")
     pipeline: augment.Compose = trained.pipeline
     return of_network(
         Network(trained.model, pipeline, device),

@@ -42,7 +42,7 @@ def predict(
     model = load(source, device=device, trust=trust)
     if mirrored:
         model = both_ways(model)
-    files = list(_files(images))
+    files = list(files_of(images))
     predictions: list[Prediction] = []
     for start in range(0, len(files), _BATCH_IMAGES):
         batch = files[start : start + _BATCH_IMAGES]
@@ -64,7 +64,8 @@ def _from_standard_input() -> bytes:
     return content
 
 
-def _files(images: Iterable[str | Path]) -> Iterator[Path]:
+def files_of(images: Iterable[str | Path]) -> Iterator[Path]:
+    """The files that a caller named, those in folders in the order of their names."""
     for name in images:
         path = Path(name)
         if str(name) == "-":

@@ -54,13 +54,14 @@ def open_splits(run: Run, own: Own) -> Splits:
     return data.own(own.train, own.val, seed=run.seed, val_fraction=run.val_fraction, task=asked)
 
 
-def open_named(run: Run, named: str) -> Splits:
+def open_named(run: Run, named: str, channels: int | None = None) -> Splits:
     """The images that a name, path or URL stands for, read as the settings say."""
     return data.open(
         named,
         seed=run.seed,
         val_fraction=run.val_fraction,
         on_bad=run.on_bad,
+        channels=channels,
         task=None if run.task == "auto" else run.task,
         columns=data.Columns(**run.table.model_dump()),
     )

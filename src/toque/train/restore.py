@@ -87,8 +87,9 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
 def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "auto") -> Evaluation:
     """A finished run on its own validation images, or on other labelled images.
 
-    Other data is a folder with a val folder, of which that part is taken, or a folder CLASS/*, of
-    which every image is. Each image is counted exactly once.
+    Other data is anything that `toque.data.open` takes: of a folder with a val folder, a table with
+    a split and the like that part is taken, of data without one every image. Each image is counted
+    exactly once.
 
     Raises: FileNotFoundError, ValueError: as `load_model` and `toque.data.open`; a class that the
             run does not know, a run on data of the caller's own without `data_path`
@@ -107,9 +108,7 @@ def images_of(trained: Trained, data_path: str | None) -> data.Source:
     """A run's validation images, or the labelled images of another folder."""
     run = trained.run
     if data_path is not None:
-        return data.open_labelled(
-            data_path, classes=trained.classes, channels=trained.channels, on_bad=run.on_bad
-        )
+        return _other_images(trained, data_path)
     if run.data == prepare.OWN:
         raise checks.invalid(
             "evaluate", "the data", "named for a run on a Dataset of your own", "none",
@@ -122,3 +121,20 @@ def images_of(trained: Trained, data_path: str | None) -> data.Source:
             list(splits.classes), "Name the class folders as in training.",
         )  # fmt: skip
     return splits.val
+
+
+def _other_images(trained: Trained, data_path: str) -> data.Source:
+    run = trained.run
+    if trained.task.name == "classification" and data.is_class_folder(data_path):
+        return data.open_labelled(
+            data_path, classes=trained.classes, channels=trained.channels, on_bad=run.on_bad
+        )
+    asked = run.changed(task=trained.task.name)
+    splits = prepare.open_named(asked, data_path, channels=trained.channels)
+    # Numbers for names: other data may lack the last classes.
+    if splits.classes != trained.classes[: len(splits.classes)]:
+        raise checks.invalid(
+            "evaluate", "the data", f"of the run's {', '.join(trained.classes[:8])}",
+            ", ".join(splits.classes[:8]), "Name the classes, labels or columns as in training.",
+        )  # fmt: skip
+    return data.Joined(splits.train, splits.val) if splits.drawn else splits.val
