@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,20 @@ from PIL import Image
 from tests.conftest import write_photos
 from toque.train.metrics import temperature_of
 
-VERBS = ["train", "evaluate", "predict", "new", "preview", "describe", "models", "verify", "graph"]
+VERBS = [
+    "report",
+    "profile",
+    "tune-lr",
+    "train",
+    "evaluate",
+    "predict",
+    "new",
+    "preview",
+    "describe",
+    "models",
+    "verify",
+    "graph",
+]
 FAST = ["--set", "batch_size=8", "--set", "epochs=2", "--set", "log.tensorboard=false"]
 # Without flips, which would turn one kind of picture into the other.
 TRAINED = [*FAST[:2], *FAST[4:], "--set", "epochs=10", "--set", "augment=none"]
@@ -354,3 +368,40 @@ def test_help_does_not_wait_for_torch_and_the_package_not_for_the_zoo():
 def test_version(toque):
     code, stdout, _ = toque("--version")
     assert code == 0 and re.match(r"\d+(\.\d+)*", stdout)
+
+
+def test_a_run_is_reported_again_and_beside_another(trained, toque, tmp_path):
+    out, _ = trained
+    (out / "report.html").unlink()
+    code, stdout, _ = toque("report", out)
+    text = (out / "report.html").read_text()
+    assert code == 0 and str(out / "report.html") in stdout and "What the model saw" in text
+    shutil.copytree(out, tmp_path / "other")
+    code, stdout, _ = toque("report", out, "other", "-o", "c.html")
+    assert code == 0 and "equally accurate on these 8 validation images" in stdout
+    assert "Settings that differ" in (tmp_path / "c.html").read_text()
+    code, _, stderr = toque("report", "nowhere")
+    assert code == 2 and "must be a run folder" in stderr
+
+
+def test_a_report_without_its_images_has_no_pictures(trained, toque, tmp_path):
+    out = tmp_path / "moved"
+    shutil.copytree(trained[0], out)
+    settings = (out / "run.toml").read_text()
+    (out / "run.toml").write_text(re.sub(r'(?m)^data = ".*?"', 'data = "gone"', settings, count=1))
+    code, stdout, _ = toque("report", out)
+    assert code == 0 and "without pictures" in stdout
+    text = (out / "report.html").read_text()
+    assert "What the model saw" not in text and "What is taken for what" in text
+
+
+def test_a_rate_is_proposed_and_a_run_profiled(photos, trained, toque, tmp_path):
+    code, stdout, _ = toque(
+        "tune-lr", photos, "--set", "batch_size=8", "--steps", "20", "-o", "t.html"
+    )
+    assert (code == 0 and "Believe it" in stdout) or "no rate can be proposed" in stdout
+    assert (tmp_path / "t.html").is_file() and not (tmp_path / "runs").exists()
+    code, stdout, _ = toque("profile", trained[0], "--steps", "2", "--json", "-o", "trace.json")
+    answer = json.loads(stdout)
+    assert code == 0 and answer["batch_size"] == 8 and "bottleneck" in answer["sentence"]
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]

@@ -73,6 +73,8 @@ def test_the_page_shows_what_differs_and_how_it_went():
     labels = [svg["aria-label"] for svg in page.all("svg") if "aria-label" in svg]
     assert sum(label.startswith("Validation accuracy over images") for label in labels) == 1
     assert sum(label.startswith("Validation accuracy over seconds") for label in labels) == 1
+    timed = next(label for label in labels if label.startswith("Training loss over seconds"))
+    assert "from 1 to 0.25; lowest 0.25 at 20 seconds" in timed
     assert "a: 80.0" in labels[0] or "a: from 80.0" in labels[0]
 
 

@@ -33,8 +33,8 @@ def test_the_rate_is_read_off_the_curve():
 
 def test_the_steepest_point_is_looked_for_on_the_way_down():
     losses = curve(0.3, 0.03)
-    losses[90:] = np.linspace(6, 0.5, 10)  # noise behind the lowest point of the way down
-    losses[95:] = 9.0
+    losses[75:85] = 30.0  # behind the lowest point the loss jumps, and comes back steeply
+    losses[85:] = 4.0
     assert tuning.judge(RATES, losses, True, 0.1).steepest < 0.5
 
 

@@ -22,6 +22,7 @@ from toque.cli import (
     pack,
     predict,
     preview,
+    profile,
     replay,
     report,
     serve,
@@ -46,6 +47,7 @@ app.command()(predict.predict)
 app.command()(export.export)
 app.command()(serve.serve)
 app.command()(report.report)
+app.command()(profile.profile)
 app.command("tune-lr")(tune_lr.tune_lr)
 app.command()(new.new)
 app.command()(preview.preview)
