@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import torch
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -167,6 +168,13 @@ def create_app(
         if error.status == 503:
             headers["Retry-After"] = "1"
         return JSONResponse({"detail": str(error)}, error.status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def misunderstood(_: Request, error: RequestValidationError) -> JSONResponse:
+        # One shape for every mistake: FastAPI's own is a list.
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:])
+        return JSONResponse({"detail": f"{name}: {first['msg']}."}, 422)
 
     upload = {
         "requestBody": {
