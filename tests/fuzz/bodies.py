@@ -21,11 +21,6 @@ import atheris
 from toque.deploy.serving.limits import Limits, Refused, decode
 
 with atheris.instrument_imports(include=["PIL"]):
-    import PIL.BmpImagePlugin
-    import PIL.GifImagePlugin
-    import PIL.JpegImagePlugin
-    import PIL.PngImagePlugin
-    import PIL.WebPImagePlugin
     from PIL import Image
 
 LIMITS = Limits(max_pixels=250_000)

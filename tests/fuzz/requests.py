@@ -23,9 +23,9 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", tempfile.gettempdir())
 
 import hypothesis
 import schemathesis
-from schemathesis import GenerationMode
 from hypothesis import strategies as st
 from PIL import Image
+from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -39,7 +39,6 @@ from toque.deploy import torch_file
 from toque.deploy.details import FileDetails
 from toque.deploy.serving.limits import Limits
 
-
 CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance
 ]  # fmt: skip
@@ -50,10 +49,14 @@ def pictures(draw, kind: str) -> bytes:
     """A picture of a format, whole or damaged."""
     size = draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
     file = io.BytesIO()
-    Image.linear_gradient("L").resize(size).convert(draw(st.sampled_from(["L", "RGB"]))).save(file, kind)
+    Image.linear_gradient("L").resize(size).convert(draw(st.sampled_from(["L", "RGB"]))).save(
+        file, kind
+    )
     body = bytearray(file.getvalue())
     if draw(st.booleans()):
-        for place, value in draw(st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=5)):
+        for place, value in draw(
+            st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=5)
+        ):
             body[place % len(body)] = value
         del body[draw(st.integers(1, len(body))) :]
     return bytes(body)

@@ -26,6 +26,9 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Compute on whole numbers, calibrated; onnx alone.")
     ] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Divide the logits by the run's temperature.")
+    ] = False,
     max_loss: Annotated[
         float, typer.Option(min=0, max=100, help="Points of accuracy that --int8 may cost.")
     ] = 1.0,
@@ -42,6 +45,7 @@ def export(
     done = write(
         run, to=to, out=out, data_path=data, size=None if size is None else _height_width(size),
         precision="int8" if int8 else "half" if half else "float32", max_loss=max_loss / 100,
+        calibrate=calibrated,
     )  # fmt: skip
     print(f"folded   {done.folded}")
     print(f"parity   {done.parity}")

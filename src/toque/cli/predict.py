@@ -41,6 +41,9 @@ def predict(
         Path | None,
         typer.Option(metavar="FOLDER", help="Where masks are written.  [default: masks]"),
     ] = None,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Answer with the confidence of the temperature.")
+    ] = False,
     explain: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Write pictures of where the network looked."),
@@ -56,7 +59,12 @@ def predict(
     if as_json and as_csv:
         raise checks.invalid("predict", "--json", "given without --csv", "both", "Leave one out.")
     if predict_other.is_for(model):
-        unfit = {"--tta": tta, "--csv": as_csv, "--explain": explain is not None}
+        unfit = {
+            "--tta": tta,
+            "--csv": as_csv,
+            "--explain": explain is not None,
+            "--calibrated": calibrated,
+        }
         for option in (option for option, given in unfit.items() if given):
             raise checks.invalid(
                 "predict", option, "for a run on classes", "one on another task", "Leave it out."
@@ -64,7 +72,9 @@ def predict(
         predict_other.show(model, images, threshold, masks, as_json)
         return
     with _bar() as progress:
-        answers = ask(model, images, trust=trust, mirrored=tta, progress=progress)
+        answers = ask(
+            model, images, trust=trust, mirrored=tta, calibrate=calibrated, progress=progress
+        )
     if explain is not None:
         _write_pictures(model, answers, explain)
     if as_json:
@@ -135,6 +145,14 @@ def _print_table(answers: Sequence[Prediction], top: int) -> None:
         others = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answer.top(top)[1:])
         # Text: a file called [red].jpg is a name, not a colour.
         table.add_row(
-            Text(answer.image), Text(answer.label), f"{100 * answer.confidence:.1f} %", Text(others)
+            Text(answer.image),
+            Text(_said(answer)),
+            f"{100 * answer.confidence:.1f} %",
+            Text(others),
         )
     Console().print(table)
+
+
+def _said(answer: Prediction) -> str:
+    """The class; of several labels those that are there."""
+    return answer.label if answer.labels is None else ", ".join(answer.labels) or "none"

@@ -17,6 +17,9 @@ def serve(
     trust: Annotated[
         bool, typer.Option("--trust", help="Load machine code, which an .aoti file is.")
     ] = False,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Answer with the confidence of the temperature.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option(help="Show where the network looked, when asked.")
     ] = True,
@@ -49,6 +52,6 @@ def serve(
         max_waiting=max_waiting,
     )
     listen(
-        model, host=host, port=port, device=device, trust=trust, explain=explain, token=token,
-        limits=limits,
+        model, host=host, port=port, device=device, trust=trust, calibrate=calibrated,
+        explain=explain, token=token, limits=limits,
     )  # fmt: skip

@@ -40,5 +40,6 @@ def predictor_of_file(source: str, details: FileDetails, answers: Answers) -> Pr
         return shares
 
     return Predictor(
-        source, details.classes, details.in_channels, ask, details.as_dict(), size=details.size
-    )
+        source, details.classes, details.in_channels, ask, details.as_dict(),
+        size=details.size, task=details.task,
+    )  # fmt: skip

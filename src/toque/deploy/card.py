@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toque.deploy.details import FileDetails
+from toque.deploy.details import MULTILABEL, FileDetails
 from toque.deploy.parity import Parity
 from toque.train.run import Run
 
@@ -27,7 +27,7 @@ def card_text(
     return f"""{_mark(file)}
 # {file.name}
 
-An image classifier of {len(details.classes)} classes: {classes}.
+{_kind(details)} of {len(details.classes)} classes: {classes}.
 
 ## How to ask it
 
@@ -52,7 +52,7 @@ weights sha256 {details.weights_sha256}. {_precision(details)}
 
 It answers with one of its classes whatever it is shown, also where none of them is on the image.
 The accuracy holds for images like those it was validated on, which also chose its checkpoint.
-Its confidence has not been calibrated. Not measured: other cameras, places and groups of people.
+{_calibration(details)} Not measured: other cameras, places and groups of people.
 
 ## License
 
@@ -75,6 +75,21 @@ def _interface(file: Path, details: FileDetails) -> str:
         "Outputs `probabilities` and\n`logits`: float32 [B, K]. "
         f"Preprocessing is inside: {details.preprocessing}."
     )
+
+
+def _kind(details: FileDetails) -> str:
+    if details.task == MULTILABEL:
+        return "A model that says for each label whether it is on an image,"
+    return "An image classifier"
+
+
+def _calibration(details: FileDetails) -> str:
+    if details.calibrated:
+        return (
+            f"Its confidence was calibrated (temperature {details.temperature:.4g}) on the "
+            "validation images."
+        )
+    return "Its confidence has not been calibrated."
 
 
 def _precision(details: FileDetails) -> str:

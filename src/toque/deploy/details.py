@@ -10,6 +10,17 @@ from typing import Any
 from toque import checks
 
 FORMAT = 1
+CLASSIFICATION, MULTILABEL = "classification", "multilabel"
+TASKS = (CLASSIFICATION, MULTILABEL)
+
+
+def check_task(where: str, task: str) -> None:
+    """Raise ValueError for a model whose answers are neither classes nor labels."""
+    if task not in TASKS:
+        raise checks.invalid(
+            where, "the run", f"of {' or '.join(TASKS)}: others are not exported or served", task,
+            "Ask it with toque predict, toque.deploy.answer, or toque.train.load_model.",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,9 @@ class FileDetails:
     weights_sha256: of the run's weights.safetensors
     size:           height and width of the only images it takes, in pixels; any if unset
     precision:      of the weights: float32, half or int8
+    task:           classification, or multilabel (probabilities by themselves, not of sum 1)
+    temperature:    that calibrates the confidence, where the run knows one
+    calibrated:     whether its answers are already divided by it
     """
 
     version: str
@@ -33,6 +47,9 @@ class FileDetails:
     weights_sha256: str
     size: tuple[int, int] | None = None
     precision: str = "float32"
+    task: str = CLASSIFICATION
+    temperature: float | None = None
+    calibrated: bool = False
     format: int = FORMAT
 
     def as_json(self) -> str:
@@ -67,6 +84,7 @@ def read_details(path: Path, text: str | None) -> FileDetails:
             "load", str(path), "a file that toque export wrote", "one without toque's metadata",
             "Write one with: toque export RUN.",
         ) from error  # fmt: skip
+    check_task("load", details.task)
     if details.format > FORMAT:
         raise checks.invalid(
             "load", str(path), f"of format {FORMAT} or older", details.format,

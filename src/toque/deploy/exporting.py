@@ -15,10 +15,10 @@ from toque import checks, durable, train
 from toque.deploy import compiled_file, deployed, onnx_file, quantised, samples, torch_file
 from toque.deploy.answering import Answers
 from toque.deploy.card import card_path, card_text
-from toque.deploy.details import FileDetails
-from toque.deploy.load import SUFFIXES, check_classifies
+from toque.deploy.details import FileDetails, check_task
+from toque.deploy.load import SUFFIXES, temperature_of_run
 from toque.deploy.parity import EXACT, HALF, Parity, Tolerance, measure, network_answers
-from toque.deploy.predictor import Network, Pixels
+from toque.deploy.predictor import Network, Pixels, answer_of
 from toque.deploy.preprocess import Preprocess
 from toque.deploy.program import Program, noise, trace
 from toque.random import Key
@@ -52,6 +52,7 @@ def export(
     size: tuple[int, int] | None = None,
     precision: Precision = "float32",
     max_loss: float = 0.01,
+    calibrate: bool = False,
     model: nn.Module | None = None,
 ) -> Exported:
     """Write a finished run as one file that takes raw images, and a model card beside it.
@@ -70,6 +71,7 @@ def export(
              precision: half stores matrices and kernels as float16 and computes in float32; int8
              (onnx alone) computes on whole numbers, calibrated on up to 128 training images
              max_loss: of accuracy that int8 may cost, as a share: 0.01 is one point
+             calibrate: divide the logits by the run's temperature, in the file
              model: the module, for a run on a module of your own
     Raises:  FileNotFoundError: no run, or one that has not finished
              ValueError: an unknown format; a model that cannot be exported, or whose file answers
@@ -80,7 +82,13 @@ def export(
     kind, file = _kind_and_file(Path(run), to, out)
     _check_choices(kind, size, precision, max_loss)
     trained = train.load_model(run, model=model)
-    check_classifies(trained, "export")
+    check_task("export", trained.task.name)
+    temperature = temperature_of_run(Path(run))
+    if calibrate and temperature is None:
+        raise checks.invalid(
+            "export", "--calibrated", "for a run that knows its temperature", run,
+            "Runs of classification write it to result.json when they end.",
+        )  # fmt: skip
     settings = trained.run
     assert settings.model is not None and settings.image_size is not None, "a run has them resolved"
     labelled = samples.labelled(restore.images_of(trained, data_path), size)
@@ -94,8 +102,14 @@ def export(
         weights_sha256=durable.sha256(Path(run) / WEIGHTS),
         size=size,
         precision=precision,
+        task=trained.task.name,
+        temperature=temperature,
+        calibrated=calibrate,
     )
-    network = Network(trained.model, trained.pipeline)
+    network = Network(
+        trained.model, trained.pipeline, task=details.task,
+        temperature=(temperature or 1.0) if calibrate else 1.0,
+    )  # fmt: skip
     calibration = samples.calibration(trained, data_path, size) if precision == "int8" else ()
     # The suffix stays, by which the loaders tell the formats apart.
     aside = file.with_name(f".writing-{file.name}")
@@ -168,7 +182,7 @@ def _write(
     if half:
         module = deployed.halved(module)
     preprocess = Preprocess(network.pipeline, details.in_channels)
-    program = Program(preprocess, module).eval()
+    program = Program(preprocess, module, answer_of(network.task), network.temperature).eval()
     exported = trace(program, details.in_channels, details.size)
     if kind == "pt2":
         torch_file.write_graph(exported, details, file)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from toque import augment, checks
+from toque.deploy.details import check_task
 from toque.deploy.predictor import Network, Predictor, of_network
-
-if TYPE_CHECKING:
-    from toque.train.restore import Trained
 
 SUFFIXES = (".onnx", ".pt2", ".aoti", ".safetensors")
 
@@ -56,26 +53,29 @@ def _near(path: Path) -> str:
     return checks.nearest(path.name, names) if names else "Check the path."
 
 
-def check_classifies(trained: Trained, where: str) -> None:
-    """Raise ValueError for a run on another task than one class for each image."""
-    if trained.task.name != "classification":
-        raise checks.invalid(
-            where, "the run", "one on classes: other tasks are not exported or served yet",
-            f"one on {trained.task.name}",
-            "Ask it with toque predict, toque.deploy.answer, or toque.train.load_model.",
-        )  # fmt: skip
-
-
 def _run(path: Path, device: str) -> Predictor:
     from toque.train import load_model
 
     trained = load_model(path, device=device)
-    check_classifies(trained, "load")
+    check_task("load", trained.task.name)
     pipeline: augment.Compose = trained.pipeline
     return of_network(
-        Network(trained.model, pipeline, device),
+        Network(trained.model, pipeline, device, trained.task.name),
         source=str(path),
         labels=trained.classes,
         channels=trained.channels,
-        details={"model": trained.run.model, "image_size": trained.run.image_size},
+        details={
+            "model": trained.run.model,
+            "image_size": trained.run.image_size,
+            "task": trained.task.name,
+            "temperature": temperature_of_run(path),
+        },
     )
+
+
+def temperature_of_run(path: Path) -> float | None:
+    """The temperature that calibrates a finished run, where it was measured."""
+    from toque.train import outcome
+
+    found = outcome.read(path)
+    return found.scores.calibration.temperature if found and found.scores else None

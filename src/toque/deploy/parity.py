@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from toque.deploy.answering import Answers
+from toque.deploy.details import MULTILABEL
 from toque.deploy.predictor import Network, Pixels
 from toque.deploy.program import noise
-from toque.random import Key
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def measure(
     network: Network,
     answers: Answers,
     images: Sequence[Pixels],
-    targets: Sequence[int],
+    targets: Sequence[np.ndarray],
     *,
     channels: int,
     size: tuple[int, int] | None = None,
@@ -102,7 +102,8 @@ def measure(
     The model is asked the way validation asked it: through its pipeline, not through the exported
     preprocessing.
 
-    Args: images: validation images, uint8 [H, W, C], with their classes in targets
+    Args: images: validation images, uint8 [H, W, C], with what is right in targets: the number of
+          a class, or [K] 0 or 1 of a multilabel run
           size: height and width, of a file that takes no others; the images have it
           tolerance: what is accepted
     """
@@ -111,7 +112,7 @@ def measure(
     found = [answers(group) for group in groups]
     wanted = [network_answers(network, group) for group in groups]
     probability, logit, changed = 0.0, 0.0, 0
-    right, right_before, count = 0, 0, 0
+    right, right_before, count = 0.0, 0.0, 0
     order = _order(images)
     for group, (ours, ours_logits), (theirs, theirs_logits) in zip(
         groups, found, wanted, strict=True
@@ -119,15 +120,11 @@ def measure(
         probability = _largest(probability, np.abs(ours - theirs))
         scale = np.abs(theirs_logits).max(1, keepdims=True)
         logit = _largest(logit, np.abs(ours_logits - theirs_logits) / np.maximum(scale, 1e-6))
-        best = theirs.argmax(1)
-        rows = np.arange(len(theirs))
-        # Where the model itself hesitates within the tolerance, either class is its answer.
-        lead = theirs[rows, best] - theirs[rows, ours.argmax(1)]
-        changed += int((lead > tolerance.tie).sum())
+        changed += int((_lead(network.task, ours, theirs) > tolerance.tie).sum())
         if count < len(images):
-            labels = np.array([targets[order[count + n]] for n in range(len(group))])
-            right += int((ours.argmax(1) == labels).sum())
-            right_before += int((best == labels).sum())
+            labels = np.stack([targets[order[count + n]] for n in range(len(group))])
+            right += _share_right(network.task, ours, labels)
+            right_before += _share_right(network.task, theirs, labels)
             count += len(group)
     return Parity(
         images=len(images),
@@ -139,6 +136,23 @@ def measure(
         accuracy_before=right_before / count if count else None,
         tolerance=tolerance,
     )
+
+
+def _lead(task: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """By how much the model prefers its own answer to the file's, for each image; 0 where they are
+    one. Where the model itself hesitates within the tolerance, either is its answer."""
+    if task == MULTILABEL:
+        away = np.abs(theirs - 0.5) * ((ours >= 0.5) != (theirs >= 0.5))
+        return np.asarray(away.max(1))
+    rows = np.arange(len(theirs))
+    return np.asarray(theirs.max(1) - theirs[rows, ours.argmax(1)])
+
+
+def _share_right(task: str, shares: np.ndarray, labels: np.ndarray) -> float:
+    """How many images are answered right; of several labels, the share of them that is."""
+    if task == MULTILABEL:
+        return float(((shares >= 0.5) == (labels > 0)).mean(1).sum())
+    return float((shares.argmax(1) == labels).sum())
 
 
 def hard_cases(channels: int, size: tuple[int, int] | None = None) -> list[np.ndarray]:
@@ -180,8 +194,6 @@ def _batches(images: Sequence[Pixels]) -> list[np.ndarray]:
 
 def network_answers(network: Network, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and logits of a network that is asked the way validation asked it."""
-    tensors = torch.from_numpy(images).permute(0, 3, 1, 2)
-    with torch.inference_mode():
-        pixels = network.pipeline(tensors, key=Key(0, 0, np.arange(len(images))))
-        logits = network.module(pixels.to(network.device)).float().cpu()
-    return logits.softmax(1).numpy(), logits.numpy()
+    tensors = list(torch.from_numpy(images).permute(0, 3, 1, 2))
+    probabilities, logits = network.answers(tensors)
+    return probabilities.numpy(), logits.numpy()

@@ -9,7 +9,7 @@ from pathlib import Path
 from toque import checks, data
 from toque.deploy.load import load
 from toque.deploy.predictions import Prediction
-from toque.deploy.predictor import both_ways
+from toque.deploy.predictor import both_ways, calibrated
 
 _BATCH_IMAGES = 32
 
@@ -24,6 +24,7 @@ def predict(
     device: str = "cpu",
     trust: bool = False,
     mirrored: bool = False,
+    calibrate: bool = False,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """The class probabilities of image files, or of every image in folders.
@@ -35,11 +36,14 @@ def predict(
              images: files and folders; "-" is one image on standard input
              trust: as for `load`
              mirrored: answer with the mean over the image and its mirror image
+             calibrate: with the confidence that the run's temperature gives
     Raises:  FileNotFoundError: no such run, image or folder; a folder without images
              ValueError: a file that is no image, or a damaged one
     Example: >>> predict("runs/flowers", ["garden.jpg"])[0].label
     """
     model = load(source, device=device, trust=trust)
+    if calibrate:
+        model = calibrated(model)
     if mirrored:
         model = both_ways(model)
     files = list(files_of(images))

@@ -18,16 +18,22 @@ class Prediction:
     """What a model says of one image.
 
     confidence: probability of `label`, 0 to 1; probabilities: of every class, by name
+    labels:     of a multilabel model, those with a probability of a half or more, which may be
+                none; `label` is then the most probable one all the same
     """
 
     image: str
     label: str
     confidence: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as `toque predict --json` prints them."""
-        return asdict(self)
+        plain = asdict(self)
+        if self.labels is None:
+            del plain["labels"]
+        return plain
 
     def top(self, num: int) -> list[tuple[str, float]]:
         """The most probable classes, the first one first."""
@@ -41,11 +47,13 @@ class Predictions:
     images:        a name for each
     labels:        the names of the K classes
     probabilities: float32 [N, K]
+    multilabel:    whether each label is there or not by itself; else one class is
     """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
     probabilities: npt.NDArray[np.float32]
+    multilabel: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
@@ -58,6 +66,11 @@ class Predictions:
             label=self.labels[best],
             confidence=shares[best],
             probabilities=dict(zip(self.labels, shares, strict=True)),
+            labels=tuple(
+                name for name, share in zip(self.labels, shares, strict=True) if share >= 0.5
+            )
+            if self.multilabel
+            else None,
         )
 
     def __iter__(self) -> Iterator[Prediction]:

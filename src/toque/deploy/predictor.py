@@ -17,7 +17,9 @@ import torch
 from torch import nn
 
 from toque import augment, checks, data
+from toque.deploy.details import CLASSIFICATION, MULTILABEL
 from toque.deploy.predictions import Predictions
+from toque.models.answers import Sigmoid, Softmax
 from toque.random import Key
 
 Pixels = npt.NDArray[np.uint8]
@@ -33,11 +35,29 @@ Details = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A PyTorch network with the pipeline that it was validated with, which draws nothing."""
+    """A PyTorch network with the pipeline that it was validated with, which draws nothing.
+
+    temperature: what its logits are divided by
+    """
 
     module: nn.Module
     pipeline: augment.Compose
     device: str = "cpu"
+    task: str = CLASSIFICATION
+    temperature: float = 1.0
+
+    def answers(self, images: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Probabilities and logits, float32 [B, K] on the CPU, of images uint8 [C, H, W]."""
+        key = Key(0, 0, np.arange(len(images)))  # the validation pipeline draws nothing from it
+        with torch.inference_mode():
+            outputs = self.module(self.pipeline(images, key=key).to(self.device))
+            logits = outputs.float().cpu() / self.temperature
+        return answer_of(self.task)(logits), logits
+
+
+def answer_of(task: str) -> nn.Module:
+    """From logits to probabilities."""
+    return Sigmoid() if task == MULTILABEL else Softmax()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +73,7 @@ class Predictor:
              details: what the source says about itself
              network: the network in PyTorch, where the source has it
              size: height and width of the only images it takes; None is any
+             task: classification or multilabel
     Raises:  FileNotFoundError, ValueError: a file that is not there or no image
              TypeError, ValueError: an array of another dtype, rank or number of channels
     Example: >>> toque.deploy.load("model.onnx")(["garden.jpg"])[0].label
@@ -65,6 +86,7 @@ class Predictor:
     details: Details
     network: Network | None = None
     size: tuple[int, int] | None = None
+    task: str = CLASSIFICATION
 
     def __call__(
         self,
@@ -84,7 +106,13 @@ class Predictor:
             for start in range(0, len(images), batch_size):
                 batch = images[start : start + batch_size]
                 shares.append(self.ask(list(threads.map(self.pixels, batch))))
-        return Predictions(tuple(names), self.labels, np.concatenate(shares))
+        return self.predictions(tuple(names), np.concatenate(shares))
+
+    def predictions(
+        self, names: tuple[str, ...], probabilities: npt.NDArray[np.float32]
+    ) -> Predictions:
+        """What probabilities [N, K] of this model say."""
+        return Predictions(names, self.labels, probabilities, self.task == MULTILABEL)
 
     def pixels(self, image: str | Path | bytes | Pixels) -> Pixels:
         """An image as the model takes it, uint8 [H, W, C]; files are decoded as in training."""
@@ -123,14 +151,11 @@ def of_network(
     """A predictor of a PyTorch network."""
 
     def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        key = Key(0, 0, np.arange(len(images)))  # the validation pipeline draws nothing from it
         tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-        with torch.inference_mode():
-            outputs = network.module(network.pipeline(tensors, key=key).to(network.device))
-            shares: npt.NDArray[np.float32] = outputs.float().softmax(1).cpu().numpy()
+        shares: npt.NDArray[np.float32] = network.answers(tensors)[0].numpy()
         return shares
 
-    return Predictor(source, labels, channels, ask, details, network)
+    return Predictor(source, labels, channels, ask, details, network, task=network.task)
 
 
 def both_ways(predictor: Predictor) -> Predictor:
@@ -141,3 +166,29 @@ def both_ways(predictor: Predictor) -> Predictor:
         return (predictor.ask(images) + predictor.ask(mirrored)) * np.float32(0.5)
 
     return replace(predictor, ask=ask)
+
+
+def calibrated(predictor: Predictor) -> Predictor:
+    """A predictor whose confidence is that of the temperature its run was calibrated with.
+
+    No prediction changes. A file that was exported calibrated is returned as it is.
+
+    Raises: ValueError: no temperature is known
+    Source: Guo 2017, arXiv:1706.04599, section 4.2: softmax(z / T), which is p^(1/T), scaled
+    """
+    if predictor.details.get("calibrated"):
+        return predictor
+    temperature = predictor.details.get("temperature")
+    if temperature is None:
+        raise checks.invalid(
+            "calibrated", "the model", "one whose run knows its temperature", predictor.source,
+            "Runs of classification write it to result.json when they end; export again to have "
+            "it in the file.",
+        )  # fmt: skip
+
+    def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        raised = predictor.ask(images).astype(np.float64) ** (1 / temperature)
+        shares: npt.NDArray[np.float32] = (raised / raised.sum(1, keepdims=True)).astype(np.float32)
+        return shares
+
+    return replace(predictor, ask=ask, details={**predictor.details, "calibrated": True})

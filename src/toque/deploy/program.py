@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 
 from toque import checks
 from toque.deploy.preprocess import Preprocess
+from toque.models.answers import Softmax
 from toque.random import Key
 
 INPUT, OUTPUTS = "images", ("probabilities", "logits")
@@ -28,16 +29,28 @@ class Program(nn.Module):
     """Preprocessing and model as one function.
 
     Shape: uint8 [B, H, W, C] -> probabilities float32 [B, K], logits float32 [B, K]
+    Args:  answer: from logits to probabilities; softmax if unset
+           temperature: what the logits are divided by
     """
 
-    def __init__(self, preprocess: Preprocess, model: nn.Module) -> None:
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        model: nn.Module,
+        answer: nn.Module | None = None,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.model = model
+        self.answer = answer or Softmax()
+        self.temperature = temperature
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.model(self.preprocess(images)).float()
-        return logits.softmax(1), logits
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return self.answer(logits), logits
 
 
 def trace(program: Program, channels: int, size: tuple[int, int] | None = None) -> ExportedProgram:

@@ -24,17 +24,17 @@ Size = tuple[int, int]
 
 
 class Labelled(NamedTuple):
-    """Images uint8 [H, W, C], and the class of each."""
+    """Images uint8 [H, W, C], and what is right of each: a class, or [K] 0 or 1."""
 
     images: Sequence[Pixels]
-    targets: Sequence[int]
+    targets: Sequence[np.ndarray]
 
 
 def labelled(source: data.Source, size: Size | None) -> Labelled:
     """Up to 256 images, spread evenly; of one size where a file takes only that."""
     numbers = _spread(len(source), _MOST_IMAGES)
     images = [_pixels(source, number, size) for number in numbers]
-    return Labelled(images, [int(source.labels[number]) for number in numbers])
+    return Labelled(images, [source.labels[number] for number in numbers])
 
 
 def calibration(trained: restore.Trained, data_path: str | None, size: Size | None) -> list[Pixels]:

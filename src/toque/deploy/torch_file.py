@@ -103,7 +103,11 @@ def load_weights(file: Path, device: str = "cpu", *, model: nn.Module | None = N
             "Export it again with: toque export RUN --to safetensors.",
         ) from None  # fmt: skip
     network = Network(
-        model.to(device).eval(), augment.preset("none", size, channels=channels), device
+        model.to(device).eval(),
+        augment.preset("none", size, channels=channels),
+        device,
+        details.task,
+        (details.temperature or 1.0) if details.calibrated else 1.0,
     )
     return of_network(
         network,

@@ -21,7 +21,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from toque.deploy.predictions import Predictions
 from toque.deploy.predictor import Pixels, Predictor
 from toque.deploy.serving.batching import Batcher, Full
 from toque.deploy.serving.explaining import Explaining, explains
@@ -54,6 +53,9 @@ class Answer(BaseModel):
 
     label: str = Field(description="the most probable class")
     confidence: float = Field(description="its probability, 0 to 1")
+    labels: list[str] | None = Field(
+        default=None, description="of a multilabel model: those of a half or more"
+    )
     probabilities: dict[str, float] = Field(description="of the classes, the most probable first")
     milliseconds: float = Field(description="from the whole request to the answer")
 
@@ -84,6 +86,7 @@ def create_app(
     *,
     device: str = "cpu",
     trust: bool = False,
+    calibrate: bool = False,
     explain: bool = True,
     limits: Limits | None = None,
     token: str | None = None,
@@ -93,6 +96,7 @@ def create_app(
     """The server of a run folder or exported file, as an ASGI application.
 
     Args:    trust: as for `toque.deploy.load`
+             calibrate: whether its confidence is that of the run's temperature
              explain: whether to answer /explain, where the model can be looked into
              limits: what a request may cost
              token: if given, what every client must send as `Authorization: Bearer TOKEN`
@@ -108,7 +112,9 @@ def create_app(
         metrics.reloaded("done" if done else "failed")
         log({"time": time.time(), "event": "reload", "done": done, "message": sentence})
 
-    model = Reloading(source, told, device=device, trust=trust, every_s=look_every_s)
+    model = Reloading(
+        source, told, device=device, trust=trust, calibrate=calibrate, every_s=look_every_s
+    )
     readers = ThreadPoolExecutor(max(1, torch.get_num_threads()), "decode")
     batcher: list[Batcher] = []
     explaining = Explaining(bounds)
@@ -196,7 +202,9 @@ def create_app(
         }.items()
     }  # fmt: skip
 
-    @app.post("/predict", response_model=Answer, responses=mistakes, openapi_extra=upload)
+    @app.post(
+        "/predict", response_model_exclude_none=True, responses=mistakes, openapi_extra=upload
+    )
     async def predict(
         request: Request,
         top: Annotated[int | None, Query(ge=1, le=100_000, description="how many classes")] = None,
@@ -218,10 +226,11 @@ def create_app(
             raise Refused(503, f"No answer within {bounds.answer_s:g} s; try again.") from None
         finally:
             waiting.leave()
-        (found,) = Predictions(("",), predictor.labels, shares[None])
+        (found,) = predictor.predictions(("",), shares[None])
         return Answer(
             label=found.label,
             confidence=found.confidence,
+            labels=None if found.labels is None else list(found.labels),
             probabilities=dict(found.top(top or len(predictor.labels))),
             milliseconds=round(1000 * (time.perf_counter() - start), 2),
         )

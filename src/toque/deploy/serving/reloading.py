@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from toque.deploy.load import load
-from toque.deploy.predictor import Predictor
+from toque.deploy.predictor import Predictor, calibrated
 
 _LOOK_EVERY_S = 2.0
 _WEIGHTS = "weights.safetensors"  # toque.train.folder.WEIGHTS, without importing the training
@@ -30,6 +30,7 @@ class Reloading:
 
     Args: source: a run folder or an exported file
           trust: as for `toque.deploy.load`
+          calibrate: whether its confidence is that of the run's temperature
           told: what to call after each attempt
           every_s: seconds between two looks
     """
@@ -41,12 +42,14 @@ class Reloading:
         *,
         device: str = "cpu",
         trust: bool = False,
+        calibrate: bool = False,
         every_s: float = _LOOK_EVERY_S,
     ) -> None:
         self._source = Path(source)
         self._told = told
         self._device = device
         self._trust = trust
+        self._calibrate = calibrate
         self._every_s = every_s
         # Looked at before loading: a file written meanwhile is then loaded once more, never missed.
         self._seen = self._signature()
@@ -78,6 +81,8 @@ class Reloading:
 
     def _load(self) -> Predictor:
         predictor = load(self._source, device=self._device, trust=self._trust)
+        if self._calibrate:
+            predictor = calibrated(predictor)
         _warm(predictor)
         return predictor
 

@@ -24,6 +24,7 @@ def serve(
     port: int = 8000,
     device: str = "cpu",
     trust: bool = False,
+    calibrate: bool = False,
     explain: bool = True,
     token: str | None = None,
     limits: Limits | None = None,
@@ -34,6 +35,7 @@ def serve(
              host: 127.0.0.1 is this machine alone; 0.0.0.0 is every network it is in
              port: 0 takes a free one
              trust: as for `toque.deploy.load`
+             calibrate: whether its confidence is that of the run's temperature
              explain: whether to show where the network looked, on demand
              token: what clients must send, if given
     Raises:  ValueError: the port is in use, no such address
@@ -48,8 +50,9 @@ def serve(
     with listening:
         bounds = limits or Limits()
         app = create_app(
-            source, device=device, trust=trust, explain=explain, limits=bounds, token=token
-        )
+            source, device=device, trust=trust, calibrate=calibrate, explain=explain,
+            limits=bounds, token=token,
+        )  # fmt: skip
         config = uvicorn.Config(
             app,
             http=_protocol(bounds),
