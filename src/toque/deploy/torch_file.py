@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.export import ExportedProgram
@@ -73,15 +72,9 @@ def load_weights(file: Path, device: str = "cpu", *, model: nn.Module | None = N
     Args:   model: a module to load a copy's weights into, where toque cannot build it
     Raises: ValueError: a damaged file, not one of toque's, or of a model toque cannot build
     """
-    try:
-        with safe_open(file, framework="pt", device=device) as opened:
-            details = read_details(file, (opened.metadata() or {}).get("toque"))
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise checks.invalid(
-            "load", str(file), "a whole safetensors file", f"an error ({error})",
-            "Export it again with: toque export RUN --to safetensors.",
-        ) from None  # fmt: skip
+    mend = "Export it again with: toque export RUN --to safetensors."
+    described, tensors = weights.read_described(file, device=device, mend=mend)
+    details = read_details(file, described)
     if model is not None:
         model = copy.deepcopy(model)
     elif details.model.startswith("own:"):
@@ -94,14 +87,7 @@ def load_weights(file: Path, device: str = "cpu", *, model: nn.Module | None = N
         model = models.create(
             details.model, num_classes=len(details.classes), in_channels=channels, image_size=size
         )
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise checks.invalid(
-            "load", str(file), f"the weights of {details.model}",
-            str(error).splitlines()[1].strip() if "\n" in str(error) else str(error),
-            "Export it again with: toque export RUN --to safetensors.",
-        ) from None  # fmt: skip
+    weights.put_in(model, tensors, file, mend=mend)
     network = Network(
         model.to(device).eval(),
         augment.preset("none", size, channels=channels),

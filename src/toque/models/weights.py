@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,6 +87,59 @@ def read(path: str | Path) -> dict[str, torch.Tensor]:
             "Save model.state_dict().",
         )  # fmt: skip
     return {_bare(name): tensor for name, tensor in found.items()}
+
+
+def read_described(
+    path: Path, *, device: str = "cpu", mend: str
+) -> tuple[str, dict[str, torch.Tensor]]:
+    """A weights file that toque wrote: the JSON that describes its model, and its tensors.
+
+    Args:   mend: the sentence on how to get a whole file
+    Raises: ValueError: a damaged file, or one without toque's description
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device=device) as opened:
+            described = (opened.metadata() or {}).get("toque")
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise checks.invalid(
+            "load", str(path), "a whole safetensors file", f"an error ({error})", mend
+        ) from None
+    if not _is_table(described):
+        raise checks.invalid(
+            "load", str(path), "a file of weights that toque wrote",
+            "one without toque's metadata", mend,
+        )  # fmt: skip
+    assert described is not None
+    return described, tensors
+
+
+def _is_table(text: str | None) -> bool:
+    try:
+        return isinstance(json.loads(text or ""), dict)
+    except ValueError:
+        return False
+
+
+def put_in(
+    model: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path, *, mend: str
+) -> nn.Module:
+    """Every tensor of a file into the model, which has exactly these; the same model.
+
+    Args:   mend: the sentence on what to do if it has not
+    Raises: ValueError: another architecture; the first difference is named
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise checks.invalid(
+            "load", "the model", f"the one {path} was saved from",
+            lines[1] if len(lines) > 1 else lines[0], mend,
+        ) from None  # fmt: skip
+    return model
 
 
 @torch.no_grad()

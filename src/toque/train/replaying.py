@@ -132,6 +132,7 @@ def replay(
     before = {key: began.get(key, "not known") for key in fingerprint}
     notes += environment.differences(state["environment"] if state else before, fingerprint)
     began_images = images_seen = state["images_seen"] if state else 0
+    factor = state["nonfinite"]["rate_factor"] if state else 1.0
     say(f"{number - images_seen // run.batch_size} steps from image {images_seen}")
 
     network.train()
@@ -146,7 +147,7 @@ def replay(
             watch = None
             if images_seen == start:
                 watch = end.enter_context(_watched(network, taken.state_dict()["loss_scale"]))
-            outcome = taken(batch, images_seen, rate(images_seen))
+            outcome = taken(batch, images_seen, factor * rate(images_seen))
             images_seen += len(batch)
         assert watch is not None, "the last batch is the one asked for"
         losses = _each_loss(training_loss, outcome.outputs, outcome.targets, precision)
@@ -155,7 +156,7 @@ def replay(
         step=number,
         images_seen=start,
         began_images=began_images,
-        learning_rate=rate(start),
+        learning_rate=factor * rate(start),
         loss=float(outcome.loss),
         gradient_norm=watch.norm(),
         skipped=bool(outcome.skipped),

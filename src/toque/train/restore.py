@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from toque import augment, checks, data, models
+from toque.models import weights
 from toque.train import prepare, tasks
 from toque.train.folder import WEIGHTS, read_run
 from toque.train.measure import measure
@@ -47,15 +47,11 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
             f"{path} must be a finished run; it has no {WEIGHTS}. "
             f"Continue it with: toque train --config {path / 'run.toml'}"
         )
-    try:
-        with safe_open(file, framework="pt", device=device) as opened:
-            metadata = json.loads(opened.metadata()["toque"])
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise checks.invalid(
-            "load_model", str(file), "a whole safetensors file", f"an error ({error})",
-            "Run the training command again: it writes the file anew from the checkpoint.",
-        ) from None  # fmt: skip
+    described, tensors = weights.read_described(
+        file, device=device,
+        mend="Run the training command again: it writes the file anew from the checkpoint.",
+    )  # fmt: skip
+    metadata = json.loads(described)
     classes = tuple(metadata["classes"])
     task = tasks.restored(metadata)
     channels, image_size = metadata["in_channels"], metadata["image_size"]
@@ -72,14 +68,7 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
             in_channels=channels,
             image_size=image_size,
         )
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise checks.invalid(
-            "load_model", "the model", f"the one {file} was saved from", first,
-            "Build the same architecture.",
-        ) from None  # fmt: skip
+    weights.put_in(model, tensors, file, mend="Build the same architecture.")
     pipeline = augment.preset(task.evaluation_preset, image_size, channels=channels)
     return Trained(run, model.to(device).eval(), classes, channels, pipeline, task)
 
