@@ -13,6 +13,7 @@ from toque import durable
 from toque.data import Splits
 from toque.models import weights
 from toque.train import checkpoint, clock
+from toque.train.distributed import sharding
 from toque.train.distributed.world import ALONE, World
 from toque.train.folder import RunFolder
 from toque.train.log import Row
@@ -39,7 +40,9 @@ def keep_weights(
     state = world.first_does(lambda: _kept_state(run, out, warn), "the kept weights")
     kept = step.kept(state)
     kept.eval()
-    tensors = {name: weights.plain(value) for name, value in kept.state_dict().items()}
+    tensors = {
+        name: weights.plain(value) for name, value in sharding.whole(kept.state_dict()).items()
+    }
     if world.first:
         durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits, task)))
     return kept

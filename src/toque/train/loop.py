@@ -188,7 +188,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             ranks=world.size,
         )
         world.share(model, "the running statistics", parameters=False)
-        return measure(model, batches, task, validation_loss, device, precision, world)
+        shape = (splits.channels, run.image_size or 1, run.image_size or 1)
+        lockstep = preparing.lockstep(run, world, model, len(splits.val), shape)
+        return measure(model, batches, task, validation_loss, device, precision, world, lockstep)
 
     for note in (*splits.notes, *preparing.notes(run, world, network)):
         warn(note)
@@ -299,8 +301,8 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             score = None
             if epoch_done or last:
                 clock.lap("host")
-                with step.optimizers.averaged():
-                    evaluation = validate(ema.model if ema else network)
+                with step.optimizers.averaged(), step.evaluated() as evaluated:
+                    evaluation = validate(evaluated)
                 clock.lap("validation")
                 score = evaluation.score
                 last = early.add(score) or last

@@ -27,6 +27,7 @@ def measure(
     device: torch.device,
     precision: Precision | None = None,
     world: World = ALONE,
+    lockstep: tuple[int, torch.Tensor] | None = None,
 ) -> Evaluation:
     """Run the model in evaluation mode over batches; its mode is put back afterwards.
 
@@ -36,6 +37,7 @@ def measure(
     Args: task: says what is counted
           loss: gives the mean over a batch; means are weighted by the images in each
           precision: the one trained in; float32 if None
+          lockstep: make at least so many forward passes, the missing ones with these images
     """
     was_training = model.training
     model.eval()
@@ -57,6 +59,9 @@ def measure(
                     loss_sums.append(float(loss(outputs, y)) * len(y))
                 images += len(y)
                 tally.add(outputs, y, batch.indices)
+            if lockstep is not None:
+                for _ in range(len(loss_sums), lockstep[0]):
+                    model(lockstep[1])
     finally:
         model.train(was_training)
     what = "the evaluation"

@@ -13,6 +13,7 @@ from torch import nn
 from toque import checks
 from toque.models import parameters
 from toque.models.parameters import Rule
+from toque.train.distributed import sharding
 from toque.train.optimizers import Optimizers
 from toque.train.run import OptimizerSettings, Run
 
@@ -124,7 +125,8 @@ def build(run: Run, model: nn.Module, device: torch.device) -> Optimizers:
             )
         )
     parameters.apply(model, [rule for rule in rules if rule.frozen])
-    late = any(given.frozen_epochs for given in run.rules)
+    # Fused kernels know no pieces of parameters (FSDP2), and fused SGD none that learn later.
+    late = any(given.frozen_epochs for given in run.rules) or sharding.is_sharded(model)
     groups = parameters.by_optimizer(model, rules, weight_decay=run.optimizer.weight_decay)
     peak = run.optimizer.learning_rate
     assert peak is not None, "resolve_optimizer fills it in"
@@ -170,7 +172,7 @@ def create(
     Where torch has a fused kernel (SGD, Adam, AdamW, Adagrad; on the CPU and on GPUs) it is used,
     unless the settings say `fused = false`.
 
-    Args:   foreach_only: parameters may begin to learn later, which fused SGD cannot
+    Args:   foreach_only: parameters may begin to learn later, or are pieces: fused ones cannot
     Raises: ValueError: the class refuses a value (its own words are quoted)
     """
     kind = _class(settings.name)

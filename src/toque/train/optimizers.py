@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from toque.train.distributed import sharding
+
 
 class Optimizers:
     """One or several optimisers, each for its own parameters, stepped as one.
@@ -90,7 +92,7 @@ class Optimizers:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
-            part.load_state_dict(state[name])
+            sharding.load_optimizer(part, state[name])
             _lay_out(part)
         self._find_groups()
 
@@ -104,5 +106,5 @@ def _lay_out(part: torch.optim.Optimizer) -> None:
     """
     for parameter, values in part.state.items():
         for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
                 values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

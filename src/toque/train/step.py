@@ -9,8 +9,8 @@ changes nothing: no weight, no optimiser state, no running statistics. A GPU dec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from toque.data import Batch
 from toque.losses.counting import num_targets, weighted
 from toque.models.ema import EMA
 from toque.train import compiled, memory
+from toque.train.distributed import sharding
 from toque.train.distributed.exchange import Exchange
 from toque.train.freezing import Freezing
 from toque.train.gradients import Gradients
@@ -144,6 +145,8 @@ class Step:
         loss, outputs = found
         inverse_scale = None if self._scale is None else self._scale.inverse()
         bad, overflowed = self._gradients.finish(loss, inverse_scale)
+        if self._exchange is not None:
+            bad, overflowed = self._exchange.verdict(bad), self._exchange.verdict(overflowed)
         self.optimizers.set_learning_rate(learning_rate)
         self.optimizers.step(bad)
         self._statistics.restore_where(bad)
@@ -250,14 +253,28 @@ class Step:
         self.load_state_dict(state)
         for part in self.optimizers.averaging:
             part.eval()
+        if self.ema and sharding.is_sharded(self.network):
+            sharding.put_all(self.network, self.ema.state_dict())
+            return self.network
         return self.ema.model if self.ema else self.network
+
+    @contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """The model to be evaluated in the middle of training: the average where there is one."""
+        if self.ema is None:
+            yield self.network
+        elif sharding.is_sharded(self.network):
+            with self.ema.applied(self.network) as averaged:
+                yield averaged
+        else:
+            yield self.ema.model
 
     def state_dict(self) -> dict[str, Any]:
         """What the next step depends on besides its batch and the count of images."""
         return {
-            "model": self.network.state_dict(),
-            "optimizer": self.optimizers.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+            "model": sharding.whole(self.network.state_dict()),
+            "optimizer": sharding.whole(self.optimizers.state_dict()),
+            "ema": sharding.whole(self.ema.state_dict()) if self.ema else None,
             "loss_scale": self._scale.state_dict() if self._scale else None,
             "micro_batch": self.micro_batch,
         }
@@ -265,10 +282,10 @@ class Step:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.micro_batch = state["micro_batch"]
-        self.network.load_state_dict(state["model"])
+        sharding.load_module(self.network, state["model"])
         self.optimizers.load_state_dict(state["optimizer"])
         if self.ema:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load_state_dict(sharding.all_like(self.ema.state_dict(), state["ema"]))
         if self._scale:
             self._scale.load_state_dict(state["loss_scale"])
 

@@ -171,17 +171,37 @@ def in_double(folder, kinds):
             assert found[0]["indices"]
             gap = (weights(out) - reference).norm() / reference.norm()
             far[f"{name} on {number}"] = float(gap)
+    # The same run again, moved between numbers of ranks and strategies through its checkpoints.
+    out = folder / "moved"
+    spread = {"epochs": 3.2, "checkpoint": {"weights": "last"}, "clip": {"norm": 0.3}}
+    codes = []
+    for number, strategy, calls in ((1, "ddp", 5), (2, "fsdp", 5), (4, "ddp", 5), (1, "fsdp", 0)):
+        settings = {**spread, "distributed": {"strategy": strategy}}
+        children = ranks.start(
+            number, lambda s=settings, c=calls: train(out, "group_normed", stop_after=c, **s)
+        )
+        codes += ranks.wait(children)[1]
+    reference = folder / "unmoved"
+    ranks.run(1, lambda: train(reference, "group_normed", **spread))
+    far["moved"] = float((weights(out) - weights(reference)).norm() / weights(reference).norm())
+    assert codes == [143] * 7 + [0], codes
     return far
 
 
 def test_ranks_agree_with_one_rank_within_rounding(tmp_path):
     """21 steps; 16 images are 6 + 5 + 5 on three ranks."""
     sgd = {"optimizer": {"name": "sgd"}}
+    averaged = {"clip": {"norm": 0.3}, "ema": {"half_life_epochs": 0.5}}
     clipped = {"clip": {"norm": 0.3}}
     kinds = {
-        "groups": ["group_normed", [2, 3, 4], clipped],
+        "groups": ["group_normed", [2, 3, 4], averaged],
         "pieces": ["group_normed", [2], {"memory": {"micro_batch": 3}, **clipped}],
         # SGD: a bias before BatchNorm has no gradient but rounding, which AdamW makes a step of.
+        "pieces of weights": [
+            "group_normed",
+            [3],
+            {"distributed": {"strategy": "fsdp"}, **averaged},
+        ],
         # The plain run on one rank is the reference of virtual shards too.
         "sharded": ["group_normed", [2], {"distributed": {"virtual_shards": 4}, **clipped}],
         "synced": ["double_batch_normed", [3], {"distributed": {"sync_batch_norm": True}, **sgd}],
@@ -190,7 +210,7 @@ def test_ranks_agree_with_one_rank_within_rounding(tmp_path):
     far, errors = ranks.program(__name__, "in_double", tmp_path, kinds)
     unsynced = far.pop("unsynced on 2")
     assert all(gap <= 1e-12 for gap in far.values()), far
-    assert len(far) == 6
+    assert len(far) == 8
     # The difference that BatchNorm makes is there, and is said.
     assert unsynced > 1e-4
     assert "batch normalisation sees the 8 images of each rank, not the batch of 16" in errors

@@ -41,6 +41,11 @@ class Exchange(Protocol):
 
     def differentiate(self, run_pass: Pass, images: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
         """The loss of the whole batch [], and the outputs for this rank's images [B, ...]."""
+        raise NotImplementedError
+
+    def verdict(self, flag: Tensor) -> Tensor:
+        """1 on every rank where a flag [] of the gradients is 1 on any."""
+        raise NotImplementedError
 
 
 def total_targets(world: World, count: int | Tensor) -> int | Tensor:

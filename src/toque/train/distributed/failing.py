@@ -32,6 +32,10 @@ _BEAT_S = 0.5
 _SILENT_S = 5.0  # without a sign of life for so long, a process is not running
 _GRACE_S = 5.0  # in which a rank ends by itself once another has failed
 _HEAR_S = 2.0  # for the others to learn that rank 0 has spoken
+_OUT_OF_MEMORY = (
+    "fit: a rank's part of a batch must fit into its memory; got none left. Set "
+    "memory.micro_batch, lower batch_size or start more ranks; the same command then continues."
+)
 _FAILURE, _SAID = "failure", "said"
 
 
@@ -89,8 +93,11 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
         if failure is None:
             failure = _Failure(-1, "lost", watch.lost_sentence(error))
     else:
-        kind = "mistake" if isinstance(error, checks.UserMistake) else "bug"
-        sentence = str(error) if kind == "mistake" else f"{type(error).__name__}: {error}"
+        kind, sentence = "bug", f"{type(error).__name__}: {error}"
+        if isinstance(error, checks.UserMistake):
+            kind, sentence = "mistake", str(error)
+        elif isinstance(error, torch.OutOfMemoryError):
+            kind, sentence = "mistake", _OUT_OF_MEMORY
         failure = watch.post(_Failure(world.rank, kind, sentence))
     _let_go()
     watch.end()

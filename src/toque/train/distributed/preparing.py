@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from toque.train.distributed import batch_norm, virtual
+from toque import checks
+from toque.train.distributed import batch_norm, sharding, virtual
 from toque.train.distributed.exchange import Exchange
 from toque.train.distributed.replicas import Replicas
 from toque.train.distributed.virtual import VirtualShards
@@ -32,7 +34,40 @@ def place(run: Run, world: World, network: nn.Module) -> nn.Module:
     world.share(network, "the first weights")
     if run.distributed.sync_batch_norm and run.distributed.virtual_shards is None:
         network = batch_norm.synchronise(network)
+    if run.distributed.strategy != "ddp" and run.distributed.virtual_shards is None:
+        network = sharding.shard(network, _mesh(run, world, network))
     return network
+
+
+def _mesh(run: Run, world: World, network: nn.Module) -> DeviceMesh:
+    """The ranks as one axis; for hsdp as two: hosts, each with a copy, by the ranks of a host."""
+    kind = next(network.parameters()).device.type
+    if run.distributed.strategy == "fsdp":
+        return init_device_mesh(kind, (world.size,))
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+    if world.size % here:
+        raise checks.invalid(
+            "distributed", "strategy hsdp", "used with as many ranks on every host",
+            f"{world.size} ranks, {here} on this host", 'Set distributed.strategy = "fsdp".',
+        )  # fmt: skip
+    return init_device_mesh(
+        kind, (world.size // here, here), mesh_dim_names=("hosts", "ranks of a host")
+    )
+
+
+def lockstep(
+    run: Run, world: World, network: nn.Module, num_images: int, shape: Sequence[int]
+) -> tuple[int, torch.Tensor] | None:
+    """How many forward passes every rank makes in an evaluation, and what fills a missing one.
+
+    None where a pass needs no other rank. Sharded weights are gathered from all in every pass, so
+    a rank with fewer batches goes on with zeros [1, C, H, W] until the others are done.
+    """
+    if world.alone or not sharding.is_sharded(network):
+        return None
+    batches = -(-num_images // run.batch_size)
+    device = next(network.parameters()).device
+    return -(-batches // world.size), torch.zeros(1, *shape, device=device)
 
 
 def exchange(run: Run, world: World, network: nn.Module, loss: Any) -> Exchange | None:

@@ -51,8 +51,8 @@ class Replicas:
         self._learning: list[bool] = []
         self.num_shards = 1
         self.module: nn.Module = network
-        network.register_forward_pre_hook(self._forward_begins)
-        network.register_forward_hook(self._backward_begins)
+        if strategy != "ddp":
+            self._mark(network)
 
     def differentiate(self, run_pass: Pass, images: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
         """Forward and backward over this rank's images of the batch.
@@ -80,6 +80,13 @@ class Replicas:
         total = world.sum(loss, "the loss").to(loss.device)
         return total, torch.cat(outputs)
 
+    def verdict(self, flag: Tensor) -> Tensor:
+        if self._strategy == "ddp":
+            return flag  # of the same gradients on every rank
+        with self._world.waiting("the check of the gradients"):
+            torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return flag
+
     def _follow_freezing(self) -> None:
         """Wrap the network anew when other parameters learn than before: DDP asks for a gradient
         of each that did at the time it was made."""
@@ -94,7 +101,13 @@ class Replicas:
             # Gradients are views of what travels: one copy of them less.
             gradient_as_bucket_view=True,
         )
+        self._mark(self._ddp)
         self.module = self._ddp
+
+    def _mark(self, module: nn.Module) -> None:
+        """Note what this rank does, for those who wait for it."""
+        module.register_forward_pre_hook(self._forward_begins)
+        module.register_forward_hook(self._backward_begins)
 
     def _forward_begins(self, module: nn.Module, inputs: Any) -> None:
         if module.training:

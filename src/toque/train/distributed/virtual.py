@@ -97,6 +97,9 @@ class VirtualShards:
         sums = [sum_over_ranks(self._world, flat) for flat in subtrees.sum()]
         return self._put(packed.unpack(sums), before), torch.cat(outputs)
 
+    def verdict(self, flag: Tensor) -> Tensor:
+        return flag  # of the same gradients on every rank
+
     @torch.no_grad()
     def _take(self, loss: Tensor, before: list[Tensor]) -> list[Tensor]:
         """What one shard gives: gradients, changes of statistics, loss, which gradients there were.
