@@ -9,6 +9,7 @@ from torch import nn
 
 import toque
 from toque import data
+from toque.data.masks import decode_mask
 from toque.random import Key
 from toque.train import tasks
 from toque.train.step import Step
@@ -228,6 +229,52 @@ def test_a_run_learns_and_is_read_back(tmp_path, task, metric, model, reached):
     )
     assert measured.metrics == pytest.approx(result.evaluation.metrics, rel=1e-3)
     assert measured.loss == pytest.approx(result.loss, rel=1e-3)
+    page = result.report.read_text()
+    for metric_of_task in result.evaluation.shown:
+        text = metric_of_task.text(result.evaluation.metrics[metric_of_task.key])
+        assert text in page
+    assert page.count("Answered worst") == 1 and "Results one by one" in page
+    assert page.count("<figure") >= 24 and "Confusion" not in page
+    assert_answers(result, task, val, tmp_path)
+
+
+def assert_answers(result, task, val, folder):
+    """What `answer` says of saved images is what the evaluation counted."""
+    from PIL import Image
+
+    from toque import deploy
+
+    evaluation = result.evaluation
+    files = [folder / f"{n}.png" for n in range(3)]
+    for n, file in enumerate(files):
+        Image.fromarray(val.read(int(evaluation.indices[n]))[0].numpy()).save(file)
+    answers = deploy.answer(result.out, files)
+    for n, one in enumerate(answers):
+        if task == "multilabel":
+            assert list(one.probabilities.values()) == pytest.approx(
+                evaluation.probabilities[n], abs=1e-4
+            )
+            above = [name for name, share in one.probabilities.items() if share > 0.5]
+            assert sorted(one.above(0.5)) == sorted(above)
+        elif task == "regression":
+            assert list(one.numbers.values()) == pytest.approx(
+                evaluation.predictions[n], rel=1e-3, abs=1e-3
+            )
+        else:
+            one.write(folder / "mask.png")
+            again = decode_mask((folder / "mask.png").read_bytes(), "mask.png")
+            assert np.array_equal(again, one.mask) and one.mask.shape == (16, 16)
+            counts = segmentation.confusions(
+                torch.from_numpy(one.mask)[None].long(),
+                val.mask(int(evaluation.indices[n]))[None],
+                2,
+            )
+            assert np.nanmean(segmentation.class_ious(counts[0])) == pytest.approx(
+                evaluation.ious[n], rel=1e-4
+            )
+    for refuse in (deploy.load, deploy.export):
+        with pytest.raises(ValueError, match=f"one on {task}. Ask it with toque predict"):
+            refuse(result.out)
 
 
 class Killed(Exception):
@@ -268,3 +315,28 @@ def test_mistakes(tmp_path):
         ValueError, match="targets of val must be those of segmentation; got those of reg"
     ):
         quiet(tmp_path / "run", train, numbers)
+
+
+def test_other_images_are_evaluated_whole(tmp_path):
+    """A run on a table, evaluated on its own part and on another table without a split."""
+    from PIL import Image
+
+    pixels, _, _, side, _ = TRAIN
+    rows = ["path,area,split"]
+    for n in range(40):
+        Image.fromarray(pixels[n, 0].numpy()).save(tmp_path / f"{n}.png")
+        rows.append(f"{n}.png,{float(side[n]) ** 2 + 0.5},{'val' if n % 4 == 0 else 'train'}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    run = toque.Run(
+        data=str(tmp_path / "t.csv"), out=str(tmp_path / "run"), epochs=1, table={"label": "area"},
+        log={"tensorboard": False},
+    )  # fmt: skip
+    result = toque.fit(run, show="quiet")
+    assert result.run.task == "regression" and result.classes == ("area",)
+    again = toque.evaluate(result.out)
+    assert again.metrics == pytest.approx(result.evaluation.metrics, rel=1e-3) and len(again) == 10
+    (tmp_path / "other.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
+    assert len(toque.evaluate(result.out, str(tmp_path / "other.csv"))) == 40
+    (tmp_path / "wrong.csv").write_text("\n".join(rows).replace("area", "size"))
+    with pytest.raises(ValueError, match=r"table.label must be a column; got area"):
+        toque.evaluate(result.out, str(tmp_path / "wrong.csv"))

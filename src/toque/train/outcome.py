@@ -16,6 +16,7 @@ from toque import checks, durable
 from toque.train import folder
 from toque.train.metrics import Scores, scores_of
 from toque.train.metrics import answers as answer_files
+from toque.train.tasks.task import Table
 from toque.version import VERSION
 
 
@@ -30,6 +31,7 @@ class Outcome:
     notes:          what was warned of
     scores:         with their intervals and the answers; None where the outputs are no classes
     metrics:        of the task, by name
+    table:          of the task's classes, labels or numbers, where the scores do not say it
     """
 
     loss: float
@@ -41,6 +43,7 @@ class Outcome:
     notes: Sequence[str]
     scores: Scores | None
     metrics: Mapping[str, float]
+    table: Table
 
 
 def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
@@ -52,6 +55,7 @@ def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
         "metrics": dict(outcome.metrics),
+        "table": {"columns": outcome.table.columns, "rows": outcome.table.rows},
         "images_seen": outcome.images_seen,
         "seconds": round(outcome.seconds, 3),
         "weights_sha256": outcome.sha256,
@@ -78,6 +82,7 @@ def read(path: Path) -> Outcome | None:
             tree["loss"], tree["accuracy"], tree["images_seen"], tree["seconds"],
             tree["weights_sha256"], tree["given"], tree["notes"],
             scores_of(told, found[0]) if told and found else None, tree["metrics"],
+            Table(**tree["table"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise checks.invalid(

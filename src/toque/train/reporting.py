@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from toque import augment, durable, random
 from toque.data import Splits
@@ -21,6 +20,8 @@ from toque.train.metrics import Answers, Scores, suspects
 from toque.train.outcome import Outcome
 from toque.train.run import Run
 from toque.train.tasks import Evaluation
+from toque.train.tasks.pictures import displayed
+from toque.train.tasks.task import Table
 
 if TYPE_CHECKING:
     from toque.train.report import Picture
@@ -51,16 +52,19 @@ def conclude(
     ended = Outcome(
         evaluation.loss, evaluation.accuracy, images_seen, seconds, durable.sha256(out.weights),
         sorted(_changed(asked)), notes, scores, evaluation.metrics,
+        evaluation.table(splits.classes) if scores is None else Table((), ()),
     )  # fmt: skip
     outcome.write(out.path, ended, recorded["data_fingerprint"])
-    write_report(out.path, splits)
+    write_report(out.path, splits, evaluation)
     return scores
 
 
-def write_report(path: Path, splits: Splits | None) -> Path:
+def write_report(path: Path, splits: Splits | None, evaluation: Evaluation | None = None) -> Path:
     """Write report.html of a run folder from what it holds; return its path.
 
     Args:   splits: the images, for the pictures; None leaves them out
+            evaluation: of the run that just ended; answers other than classes are not kept, so
+            that without it there are no pictures of the worst of them
     Raises: FileNotFoundError: no run folder
     """
     # Imported here: Jinja and Pillow are needed by the report alone.
@@ -72,7 +76,8 @@ def write_report(path: Path, splits: Splits | None) -> Path:
     answers = ended.scores.answers if ended is not None and ended.scores is not None else None
     classes = tuple(recorded["classes"])
     validations = [row for row in rows if row["split"] == "val"]
-    best = max(validations, key=tasks.kind(run.task).score_of, default={"epoch": None})
+    kind = tasks.kind(run.task)
+    best = max(validations, key=kind.score_of, default={"epoch": None})
     told: dict[str, Any] = {"best_epoch": best["epoch"]}
     if ended is None:
         told["state"] = "unfinished"
@@ -94,6 +99,8 @@ def write_report(path: Path, splits: Splits | None) -> Path:
         classes=classes,
         confusion=answers.confusion(len(classes)) if answers is not None else None,
         scores=ended.scores if ended else None,
+        measured=[one for one in kind.metrics if one.key != "accuracy"],
+        table=ended.table if ended else None,
         signal=first_signal.read(path),
         environment={"seed": run.seed, **{k: v for k, v in recorded.items() if k != "classes"}},
         outcome=told,
@@ -102,6 +109,9 @@ def write_report(path: Path, splits: Splits | None) -> Path:
     if splits is not None:
         advice = clock.advice(validations, run, splits.train, prepare.num_cores())
         contents = replace(contents, advice=advice, augmented=_augmented(run, splits))
+        if evaluation is not None:
+            _, pipeline = prepare.pipelines(run, splits, tasks.of(splits.train))
+            contents = replace(contents, worst=evaluation.worst_pictures(splits, pipeline))
         if answers is not None:
             contents = replace(contents, **_looked_at(splits, answers))
     report.write(path / folder.REPORT, contents)
@@ -154,7 +164,7 @@ def _answered(splits: Splits, answers: Answers, rows: Iterable[int]) -> list[Pic
         index, said = int(answers.indices[row]), int(answers.predictions[row])
         pictures.append(
             Picture(
-                image=_displayed(splits.val.read(index)),
+                image=displayed(splits.val.read(index)),
                 name=splits.val.name(index),
                 true=classes[answers.targets[row]],
                 predicted=_named(classes, said),
@@ -188,13 +198,3 @@ def _augmented(run: Run, splits: Splits) -> list[Picture]:
         )
         for picture, index in zip(pictures, indices, strict=True)
     ]
-
-
-def _displayed(image: torch.Tensor) -> np.ndarray:
-    """An image of a source as the report takes it: uint8 [H, W] or [H, W, 3]."""
-    if image.is_floating_point():
-        image = (image * 255).round().clamp(0, 255).to(torch.uint8)
-    if image.shape[0] == 2 or image.shape[0] > 3:
-        image = image[:1]
-    pixels = image.permute(1, 2, 0).cpu().numpy()
-    return np.ascontiguousarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from toque import checks
 from toque.models.signal import Signal
 from toque.train.metrics import Scores
+
+if TYPE_CHECKING:
+    from toque.train.tasks.task import Metric, Table
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,10 @@ class ReportData:
              classes: K names
              confusion: validation images counted by class, rows true, columns predicted,
              integers [K, K]; None when the task has no classes
+             measured: the metrics of the task, besides the accuracy, whose keys stand in `metrics`
+             and `outcome`
+             table: what was found for each class, label or number
+             worst: pictures answered worst, with the answers
              scores: with their intervals and the calibration
              advice: one sentence on what would make it faster
              signal: of the network before the first step
@@ -95,6 +102,9 @@ class ReportData:
     metrics: Sequence[Mapping[str, Any]] = ()
     classes: Sequence[str] = ()
     confusion: np.ndarray | None = None
+    measured: Sequence[Metric] = ()
+    table: Table | None = None
+    worst: Sequence[Picture] = ()
     scores: Scores | None = None
     advice: str | None = None
     signal: Signal | None = None

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from toque.train.report import (
     template,
 )
 from toque.train.report.contents import Picture, ReportData
+
+if TYPE_CHECKING:
+    from toque.train.tasks.task import Metric
 
 _MOST_PICTURES = 48  # per part: at 224 px and some 8 kB each, the page stays near 1 MB
 _MOST_PAIRS = 12
@@ -98,8 +101,8 @@ def _context(data: ReportData) -> dict[str, Any]:
     return {
         "title": data.title,
         "notes": list(data.notes),
-        "tiles": _tiles(outcome, matrix, data.scores),
-        "charts": _charts(data.metrics, outcome.get("best_epoch")),
+        "tiles": [*_measured(outcome, data.measured), *_tiles(outcome, matrix, data.scores)],
+        "charts": _charts(data.metrics, outcome.get("best_epoch"), data.measured),
         "epochs": _epochs(data.metrics),
         "shares": sections.shares(data.metrics),
         "over_time": over_time.charts(data.metrics),
@@ -118,12 +121,15 @@ def _context(data: ReportData) -> dict[str, Any]:
         else None,
         "classes": list(data.classes),
         "matrix": _matrix(matrix, data.classes) if matrix is not None else None,
+        "table": data.table if data.table is not None and data.table.rows else None,
+        "worst": _pictures(data.worst),
         "mistakes": _pictures(data.mistakes),
         "suspects": _pictures(data.suspects),
         "doubtful": [sections.doubtful(one) for one in data.doubtful[:_MOST_ROWS]],
         "correct": _pictures(data.correct),
         "augmented": _pictures(data.augmented),
         "given": {
+            "worst": len(data.worst),
             "mistakes": len(data.mistakes),
             "suspects": len(data.suspects),
             "doubtful": len(data.doubtful),
@@ -138,12 +144,20 @@ def _context(data: ReportData) -> dict[str, Any]:
         "outcome": [
             Setting(key.replace("_", " "), value)
             for key, value in _flatten(outcome)
-            if key not in _TILED and key not in ("weights", "sha256")
+            if key not in (*_TILED, "weights", "sha256", *(one.key for one in data.measured))
         ],
     }
 
 
 _TILED = ("accuracy", "loss", "best_epoch", "seconds", "images_seen")
+
+
+def _measured(outcome: Mapping[str, Any], measured: Sequence[Metric]) -> list[Tile]:
+    return [
+        Tile(metric.label[0].upper() + metric.label[1:], metric.text(value))
+        for metric in measured
+        if math.isfinite(value := _number(outcome, metric.key))
+    ]
 
 
 def _tiles(
@@ -189,7 +203,9 @@ def _number(row: Mapping[str, Any], key: str) -> float:
         return math.nan
 
 
-def _charts(metrics: Sequence[Mapping[str, Any]], best_epoch: object) -> list[lines.Chart]:
+def _charts(
+    metrics: Sequence[Mapping[str, Any]], best_epoch: object, measured: Sequence[Metric] = ()
+) -> list[lines.Chart]:
     epochs = sorted({(_number(row, "epoch"), _number(row, "images_seen")) for row in metrics})
     known = np.array([pair for pair in epochs if all(map(math.isfinite, pair))]).reshape(-1, 2)
     # Training starts at (0, 0), and a scale that only rises can be read both ways.
@@ -207,13 +223,21 @@ def _charts(metrics: Sequence[Mapping[str, Any]], best_epoch: object) -> list[li
         return lines.Curve(name, split, pairs[:, 0], pairs[:, 1], noisy=key != "learning_rate")
 
     losses = [curve("Training", "train", "loss"), curve("Validation", "val", "loss")]
-    right = [curve("Training", "train", "accuracy"), curve("Validation", "val", "accuracy")]
     rate = [curve("Schedule", "train", "learning_rate")]
     epoch_scale = (scale[:, 0], scale[:, 1]) if len(known) else None
     marked = best if math.isfinite(best) else None
+    right = [curve("Training", "train", "accuracy"), curve("Validation", "val", "accuracy")]
+    others = [
+        lines.draw(
+            metric.label[0].upper() + metric.label[1:], [curve("Validation", "val", metric.key)],
+            epoch_scale, unit=metric.unit, best_epoch=marked,
+        )
+        for metric in measured
+    ]  # fmt: skip
     drawn = [
         lines.draw("Loss", losses, epoch_scale, cut_spikes=True, best_epoch=marked),
         lines.draw("Accuracy", right, epoch_scale, unit="percent", best_epoch=marked),
+        *others,
         lines.draw("Learning rate", rate, epoch_scale, from_zero=True),
     ]
     return [chart for chart in drawn if chart is not None]

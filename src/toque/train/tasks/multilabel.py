@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,17 @@ import torch
 from torch import nn
 
 from toque import checks
+from toque.augment import Compose
+from toque.data import Splits
 from toque.models.answers import Sigmoid
+from toque.train.tasks.pictures import displayed
 from toque.train.tasks.task import Evaluation, Metric, Table, Tally, Task, percent
 
+if TYPE_CHECKING:
+    from toque.train.report import Picture
+
 THRESHOLD = 0.5
+_WORST = 24
 
 
 class Multilabel(Task):
@@ -51,6 +58,24 @@ class LabelsEvaluation(Evaluation):
 
     targets: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+
+    def worst_pictures(self, splits: Splits, pipeline: Compose | None) -> list[Picture]:
+        from toque.train.report import Picture
+
+        error = np.abs(self.probabilities - self.targets).mean(1)
+        pictures = []
+        for row in np.argsort(-error, kind="stable")[:_WORST].tolist():
+            index = int(self.indices[row])
+            said, true = self.probabilities[row] > THRESHOLD, self.targets[row] > 0
+            pictures.append(
+                Picture(
+                    image=displayed(splits.val.read(index)),
+                    name=splits.val.name(index),
+                    predicted=Multilabel.words(splits.classes, said),
+                    true=Multilabel.words(splits.classes, true),
+                )
+            )
+        return pictures
 
     def table(self, names: Sequence[str]) -> Table:
         return Table(

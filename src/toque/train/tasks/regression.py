@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +13,17 @@ import torch
 from torch import nn
 
 from toque import data, losses
+from toque.augment import Compose
+from toque.data import Splits
 from toque.models.answers import Rescaled
 from toque.train.tasks.multilabel import check_rows
+from toque.train.tasks.pictures import displayed
 from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task
+
+if TYPE_CHECKING:
+    from toque.train.report import Picture
+
+_WORST = 24
 
 
 class Regression(Task):
@@ -88,6 +96,21 @@ class NumbersEvaluation(Evaluation):
 
     targets: npt.NDArray[np.float32]
     predictions: npt.NDArray[np.float32]
+
+    def worst_pictures(self, splits: Splits, pipeline: Compose | None) -> list[Picture]:
+        from toque.train.report import Picture
+
+        spread = self.targets.std(0)
+        error = (np.abs(self.predictions - self.targets) / np.where(spread > 0, spread, 1)).mean(1)
+        return [
+            Picture(
+                image=displayed(splits.val.read(int(self.indices[row]))),
+                name=splits.val.name(int(self.indices[row])),
+                predicted=Regression.words(splits.classes, self.predictions[row]),
+                true=Regression.words(splits.classes, self.targets[row]),
+            )
+            for row in np.argsort(-error, kind="stable")[:_WORST].tolist()
+        ]
 
     def table(self, names: Sequence[str]) -> Table:
         return Table(

@@ -9,7 +9,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from toque import checks, losses
+from toque.augment import Compose
+from toque.data import Splits
 from toque.data.targets import IGNORE_INDEX
 from toque.models.answers import Softmax
 from toque.train.optimise import SMALL_IMAGE_PX
+from toque.train.tasks.pictures import overlay
 from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task, percent
+
+if TYPE_CHECKING:
+    from toque.train.report import Picture
 
 _WORST = 24  # images whose answers are kept for the report
 _IGNORING = ("cross_entropy", "focal", "dice", "generalised_dice", "tversky", "lovasz")
@@ -144,6 +150,18 @@ class MaskEvaluation(Evaluation):
     def per_class(self) -> list[tuple[int, float]]:
         """For each class: how many pixels have it, and its IoU."""
         return list(zip(self.pixels.sum(1).tolist(), class_ious(self.pixels).tolist(), strict=True))
+
+    def worst_pictures(self, splits: Splits, pipeline: Compose | None) -> list[Picture]:
+        from toque.train.report import Picture
+
+        return [
+            Picture(
+                image=overlay(splits.val, one.index, one.mask, pipeline),
+                name=splits.val.name(one.index),
+                caption=f"IoU {percent(one.iou)}",
+            )
+            for one in self.worst
+        ]
 
     def table(self, names: Sequence[str]) -> Table:
         total = max(1, int(self.pixels.sum()))

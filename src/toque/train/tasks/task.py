@@ -9,18 +9,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from toque import checks, data, losses
+from toque import augment, checks, data, losses
 from toque.data.targets import Task as TaskName
 from toque.train.distributed.world import World
 from toque.train.metrics import Scores
 from toque.train.optimise import SMALL_IMAGE_PX
+
+if TYPE_CHECKING:
+    from toque.train.report import Picture
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) -> mean over the batch."""
@@ -91,6 +94,15 @@ class Evaluation:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def worst_pictures(
+        self, splits: data.Splits, pipeline: augment.Compose | None
+    ) -> list[Picture]:
+        """Validation images that were answered worst, with the answers.
+
+        Args: pipeline: the one of validation; None where images are taken as they are
+        """
+        return []
 
     def table(self, names: Sequence[str]) -> Table:
         """The results of each class, label or number."""
