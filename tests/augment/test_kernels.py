@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from toque import augment
 from toque.augment import kernels
-from toque.augment.canvas import Canvas
+from toque.augment.canvas import Canvas, Padding
 from toque.random import Key
 
 # A second run of this file has Triton interpret the cuda kernel: see test_cuda_kernel.py. That is
@@ -144,6 +144,26 @@ def test_every_value_is_cast_as_torch_casts_it(level):
     levels = torch.linspace(-0.1, 1.1, 101 if INTERPRETED else 4001).view(1, 1, 1, -1)
     got = augment.Compose([], dtype=torch.uint8, kernel=level)(levels, key=Key(0, 0, [0]))
     assert torch.equal(got, (levels * 255).round().clamp(0, 255).to(torch.uint8))
+
+
+@needs_the_kernel
+@pytest.mark.parametrize("level", ("reference", *FAST))
+def test_on_the_horizon_of_a_perspective_lies_nothing(level):
+    """Where 0 is divided by 0 the result is the padding, not NaN."""
+    matrix = np.array([[[1.0, 0, -1.5], [0, 1, 0], [1, 0, -1.5]]])
+    canvas = dataclasses.replace(
+        Canvas.of(np.array([[3, 3]])), matrix=matrix, kind="warp", padding=Padding(fill=(51.0,))
+    )
+    nothing = np.empty((1, 0))
+    resolved = kernels.resolved.Resolved(
+        canvas, nothing.astype(np.int32), nothing.astype(np.float32),
+        np.ones(1, dtype=np.float32), np.zeros(1, dtype=np.float32),
+        np.empty((1, 0, 4), dtype=np.int64), np.empty((0, 1), dtype=np.float32),
+    )  # fmt: skip
+    out = torch.empty(1, 1, 3, 3)
+    kernels.run(torch.ones(1, 1, 3, 3), resolved, out, level)
+    assert torch.isfinite(out).all()
+    assert torch.allclose(out[0, 0, :, 1], torch.full((3,), 0.2))
 
 
 class Guarded:

@@ -278,7 +278,8 @@ def _sample(images: torch.Tensor, canvas: Canvas) -> torch.Tensor:
         matrix[:, row, 0] * across + (matrix[:, row, 1] * down + matrix[:, row, 2])
         for row in range(3)
     )
-    x, y = x / w, y / w
+    # On the horizon of a perspective lies nothing: no number stands for a place outside.
+    x, y = (at.nan_to_num(nan=-9.0, posinf=1e9, neginf=-1e9) for at in (x / w, y / w))
     shown = np.concatenate(
         [np.ceil(canvas.visible[:, :2] - 0.5), np.ceil(canvas.visible[:, 2:] - 0.5)], axis=1
     )

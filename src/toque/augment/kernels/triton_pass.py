@@ -209,8 +209,9 @@ def read_warp(
     if RESAMPLE != NEAREST:
         u, v = u - 0.5, v - 0.5
     # Clamped as floats first: an integer made of a coordinate far outside would be undefined.
-    u = tl.minimum(tl.maximum(u, -2.0), last_u + 1.0)
-    v = tl.minimum(tl.maximum(v, -2.0), last_v + 1.0)
+    # What is no number, on the horizon of a perspective, stands for a place outside.
+    u = tl.minimum(tl.maximum(tl.where(u == u, u, -2.0), -2.0), last_u + 1.0)
+    v = tl.minimum(tl.maximum(tl.where(v == v, v, -2.0), -2.0), last_v + 1.0)
     u0, v0 = tl.floor(u), tl.floor(v)
     part_u, part_v = u - u0, v - v0
     red, green, blue = u * 0, u * 0, u * 0

@@ -10,6 +10,14 @@ INLINE float unit_range(float value) {
     return value > 1 ? 1 : value;
 }
 
+/* One channel of HSV back to RGB, the hue in sixths of a turn. */
+INLINE float hue_channel(float hue, float most, float chroma) {
+    float k = hue - 6 * floorf(hue * (1.0f / 6));
+    float ramp = k < 4 - k ? k : 4 - k;
+    return most - chroma * unit_range(ramp);
+}
+
+/* As in kernels/colors.py. */
 INLINE void turn_hue(float *restrict red, float *restrict green, float *restrict blue, int64_t num,
                      float turns) {
 #pragma omp simd
@@ -21,19 +29,11 @@ INLINE void turn_hue(float *restrict red, float *restrict green, float *restrict
         float chroma = most - least, inverse = chroma > 0 ? 1 / chroma : 0;
         float from_red = (g - b) * inverse, from_green = 2 + (b - r) * inverse;
         float from_blue = 4 + (r - g) * inverse;
-        /* in sixths of a turn, as in colors._turn_hue */
         float hue = most == r ? from_red : most == g ? from_green : from_blue;
         hue += 6 * turns;
-        float shifted_hue[3] = {hue + 5, hue + 3, hue + 1};
-        float result[3];
-        for (int c = 0; c < 3; c++) {
-            float k = shifted_hue[c] - 6 * floorf(shifted_hue[c] * (1.0f / 6));
-            float ramp = k < 4 - k ? k : 4 - k;
-            result[c] = most - chroma * unit_range(ramp);
-        }
-        red[x] = result[0];
-        green[x] = result[1];
-        blue[x] = result[2];
+        red[x] = hue_channel(hue + 5, most, chroma);
+        green[x] = hue_channel(hue + 3, most, chroma);
+        blue[x] = hue_channel(hue + 1, most, chroma);
     }
 }
 

@@ -50,28 +50,47 @@ INLINE void resample_across(Reader *reader, int64_t v) {
         const uint8_t *limit =
             reader->is_direct ? reader->pixels.limit : base + 4 * padded(source->width);
         int careful = reader->is_direct && v == source->height - 1;
-        uint32_t *restrict pixel = reader->gathered;
         float *restrict red = out, *restrict green = out + stride, *restrict blue = green + stride;
-        for (int64_t k = 0; k < across->most; k++) {
-            const int32_t *offset = across->offset + k * across->stride;
-            const float *restrict weight = across->weight + k * across->stride;
-            if (careful)
-                gather_near_the_end(&reader->pixels, base, offset, pixel, num);
-            else
-                reader->machine.gather(base, offset, pixel, num, limit);
-            if (k == 0) {
+        for (int64_t k = 0; k < across->most; k += 2) { /* two taps at a time: fewer trips to memory */
+            int taps = k + 1 < across->most ? 2 : 1;
+            const float *restrict w0 = across->weight + k * stride;
+            const float *restrict w1 = w0 + (taps - 1) * stride;
+            uint32_t *pixel[2] = {reader->gathered, reader->gathered + (taps - 1) * stride};
+            for (int j = 0; j < taps; j++) {
+                const int32_t *offset = across->offset + (k + j) * stride;
+                if (careful)
+                    gather_near_the_end(&reader->pixels, base, offset, pixel[j], num);
+                else
+                    reader->machine.gather(base, offset, pixel[j], num, limit);
+            }
+            const uint32_t *restrict p0 = pixel[0], *restrict p1 = pixel[1];
+            if (k == 0 && taps == 2) {
 #pragma omp simd
                 for (int64_t x = 0; x < num; x++) {
-                    red[x] = weight[x] * (float)(int32_t)(pixel[x] & 255);
-                    green[x] = weight[x] * (float)(int32_t)(pixel[x] >> 8 & 255);
-                    blue[x] = weight[x] * (float)(int32_t)(pixel[x] >> 16 & 255);
+                    red[x] = w0[x] * byte(p0[x], 0) + w1[x] * byte(p1[x], 0);
+                    green[x] = w0[x] * byte(p0[x], 8) + w1[x] * byte(p1[x], 8);
+                    blue[x] = w0[x] * byte(p0[x], 16) + w1[x] * byte(p1[x], 16);
+                }
+            } else if (k == 0) {
+#pragma omp simd
+                for (int64_t x = 0; x < num; x++) {
+                    red[x] = w0[x] * byte(p0[x], 0);
+                    green[x] = w0[x] * byte(p0[x], 8);
+                    blue[x] = w0[x] * byte(p0[x], 16);
+                }
+            } else if (taps == 2) {
+#pragma omp simd
+                for (int64_t x = 0; x < num; x++) {
+                    red[x] += w0[x] * byte(p0[x], 0) + w1[x] * byte(p1[x], 0);
+                    green[x] += w0[x] * byte(p0[x], 8) + w1[x] * byte(p1[x], 8);
+                    blue[x] += w0[x] * byte(p0[x], 16) + w1[x] * byte(p1[x], 16);
                 }
             } else {
 #pragma omp simd
                 for (int64_t x = 0; x < num; x++) {
-                    red[x] += weight[x] * (float)(int32_t)(pixel[x] & 255);
-                    green[x] += weight[x] * (float)(int32_t)(pixel[x] >> 8 & 255);
-                    blue[x] += weight[x] * (float)(int32_t)(pixel[x] >> 16 & 255);
+                    red[x] += w0[x] * byte(p0[x], 0);
+                    green[x] += w0[x] * byte(p0[x], 8);
+                    blue[x] += w0[x] * byte(p0[x], 16);
                 }
             }
         }

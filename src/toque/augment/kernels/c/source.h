@@ -37,18 +37,29 @@ static void gather_near_the_end(const Pixels *pixels, const uint8_t *base, const
     }
 }
 
-/* As gather_pairs where 8 bytes may end beyond the image: byte by byte. */
+/* As gather_pairs where 8 bytes may end beyond the image: the last 8 bytes are read and shifted. */
 static void gather_pairs_near_the_end(const Pixels *pixels, const int32_t *offset, uint32_t *first,
                                       uint32_t *second, int64_t num) {
+    int64_t bits = 8 * pixels->pixel, last = pixels->limit - pixels->base - 8;
+    uint8_t small[8] = {0}; /* an image of less than 8 bytes */
+    const uint8_t *base = pixels->base;
+    if (last < 0) {
+        memcpy(small, base, (size_t)(last + 8));
+        base = small;
+        last = 0;
+    }
     for (int64_t i = 0; i < num; i++) {
-        const uint8_t *at = pixels->base + offset[i];
-        int64_t left = pixels->limit - at;
-        uint8_t bytes[8] = {0};
-        memcpy(bytes, at, (size_t)(left < 8 ? left : 8));
-        memcpy(first + i, bytes, 4);
-        memcpy(second + i, bytes + pixels->pixel, 4);
+        int64_t at = offset[i] < last ? offset[i] : last;
+        uint64_t pair;
+        memcpy(&pair, base + at, 8);
+        pair >>= 8 * (offset[i] - at);
+        first[i] = (uint32_t)pair;
+        second[i] = (uint32_t)(pair >> bits);
     }
 }
+
+/* A channel of a 4-byte pixel. */
+INLINE float byte(uint32_t pixel, int shift) { return (float)(int32_t)(pixel >> shift & 255); }
 
 /* ---- Loading rows of the source as floats in 0 .. 1. ---- */
 

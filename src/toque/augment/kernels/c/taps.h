@@ -67,6 +67,12 @@ INLINE int make_taps(Scratch *scratch, int buffer, int64_t resample, double step
         stop = stop > (int32_t)high ? (int32_t)high : stop;
         end[i] = stop - begin > (int32_t)most ? begin + (int32_t)most : stop;
     }
+    /* As many as any of them has, which is often two less than there was room for. */
+    int32_t longest = 1;
+#pragma omp simd reduction(max : longest)
+    for (int64_t i = 0; i < stride; i++)
+        longest = longest > end[i] - first[i] ? longest : end[i] - first[i];
+    most = longest;
     for (int64_t k = 0; k < most; k++) {
         float *restrict w = weight + k * stride;
         int32_t *restrict o = offset + k * stride;

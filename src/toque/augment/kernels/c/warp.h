@@ -4,13 +4,55 @@
 #include "resize.h"
 
 /* What a row of a warp needs, an array as long as the row each: where the pair of pixels above and the
- * pair below begin, and the weights of the four. */
+ * pair below begin, the weights of the four, and the pixels. */
 typedef struct {
     int32_t *offset[2];
     float *weight[2][2];
     float *covered;
-    uint32_t *first, *second;
+    uint32_t *first[2], *second[2];
 } WarpRow;
+
+/* Four pixels of bytes, or the two above, weighted. */
+INLINE void blend(const WarpRow *taps, int num_rows, float *restrict red, float *restrict green,
+                  float *restrict blue, int64_t num) {
+    const float *restrict w00 = taps->weight[0][0], *restrict w01 = taps->weight[0][1];
+    const float *restrict w10 = taps->weight[1][0], *restrict w11 = taps->weight[1][1];
+    const uint32_t *restrict p00 = taps->first[0], *restrict p01 = taps->second[0];
+    const uint32_t *restrict p10 = taps->first[1], *restrict p11 = taps->second[1];
+    const float unit = 1.0f / 255;
+    if (num_rows == 1) {
+#pragma omp simd
+        for (int64_t x = 0; x < num; x++) {
+            red[x] = unit * (w00[x] * byte(p00[x], 0) + w01[x] * byte(p01[x], 0));
+            green[x] = unit * (w00[x] * byte(p00[x], 8) + w01[x] * byte(p01[x], 8));
+            blue[x] = unit * (w00[x] * byte(p00[x], 16) + w01[x] * byte(p01[x], 16));
+        }
+        return;
+    }
+#pragma omp simd
+    for (int64_t x = 0; x < num; x++) {
+        float a = unit * w00[x], b = unit * w01[x], c = unit * w10[x], d = unit * w11[x];
+        red[x] = a * byte(p00[x], 0) + b * byte(p01[x], 0) + c * byte(p10[x], 0) +
+                 d * byte(p11[x], 0);
+        green[x] = a * byte(p00[x], 8) + b * byte(p01[x], 8) + c * byte(p10[x], 8) +
+                   d * byte(p11[x], 8);
+        blue[x] = a * byte(p00[x], 16) + b * byte(p01[x], 16) + c * byte(p10[x], 16) +
+                  d * byte(p11[x], 16);
+    }
+}
+
+/* As blend, of one channel of floats. */
+INLINE void blend_plane(const WarpRow *taps, int num_rows, float *restrict plane, int64_t num) {
+    const float *restrict w00 = taps->weight[0][0], *restrict w01 = taps->weight[0][1];
+    const float *restrict w10 = taps->weight[1][0], *restrict w11 = taps->weight[1][1];
+    const float *restrict p00 = (float *)taps->first[0], *restrict p01 = (float *)taps->second[0];
+    const float *restrict p10 = (float *)taps->first[1], *restrict p11 = (float *)taps->second[1];
+#pragma omp simd
+    for (int64_t x = 0; x < num; x++) plane[x] = w00[x] * p00[x] + w01[x] * p01[x];
+    if (num_rows == 1) return;
+#pragma omp simd
+    for (int64_t x = 0; x < num; x++) plane[x] += w10[x] * p10[x] + w11[x] * p11[x];
+}
 
 INLINE void begin_warp(Reader *reader, const double *matrix, const double *visible) {
     for (int i = 0; i < 9; i++) reader->matrix[i] = (float)matrix[i];
@@ -82,53 +124,38 @@ INLINE void warp_taps(const Reader *reader, int64_t y, int32_t row, int32_t pixe
 INLINE int warp_row(Reader *reader, Scratch *scratch, int64_t y, float *restrict into) {
     const Pass *pass = reader->pass;
     int64_t width = reader->width, stride = reader->stride, channels = pass->channels;
-    float *at = room(scratch, WARPED, (size_t)(stride * 36));
+    float *at = room(scratch, WARPED, (size_t)(stride * 44));
     if (!at) return 0;
     WarpRow taps = {{(int32_t *)at, (int32_t *)at + stride},
                     {{at + 2 * stride, at + 3 * stride}, {at + 4 * stride, at + 5 * stride}},
                     at + 6 * stride,
-                    (uint32_t *)at + 7 * stride,
-                    (uint32_t *)at + 8 * stride};
+                    {(uint32_t *)at + 7 * stride, (uint32_t *)at + 8 * stride},
+                    {(uint32_t *)at + 9 * stride, (uint32_t *)at + 10 * stride}};
     const Pixels *pixels = &reader->pixels;
     warp_taps(reader, y, (int32_t)pixels->row, (int32_t)pixels->pixel, &taps);
     int num_rows = pass->resample == NEAREST ? 1 : 2;
-    memset(into, 0, (size_t)(channels * stride) * 4);
-    for (int k = 0; k < num_rows; k++) {
-        const int32_t *restrict offset = taps.offset[k];
-        const float *restrict w0 = taps.weight[k][0], *restrict w1 = taps.weight[k][1];
-        if (reader->is_packed) {
-            int64_t last = pixels->limit - pixels->base - 8;
-            int32_t limit = last < INT32_MAX ? (int32_t)last : INT32_MAX, beyond = 0;
+    if (reader->is_packed) {
+        int64_t last = pixels->limit - pixels->base - 8;
+        int32_t limit = last < INT32_MAX ? (int32_t)last : INT32_MAX;
+        for (int k = 0; k < num_rows; k++) {
+            const int32_t *restrict offset = taps.offset[k];
+            int32_t beyond = 0;
 #pragma omp simd reduction(| : beyond)
             for (int64_t x = 0; x < width; x++) beyond |= offset[x] > limit;
             if (beyond)
-                gather_pairs_near_the_end(pixels, offset, taps.first, taps.second, width);
+                gather_pairs_near_the_end(pixels, offset, taps.first[k], taps.second[k], width);
             else
-                reader->machine.gather_pairs(pixels->base, offset, pixels->pixel, taps.first,
-                                             taps.second, width);
-            const uint32_t *restrict p0 = taps.first, *restrict p1 = taps.second;
-            float *restrict red = into, *restrict green = into + stride;
-            float *restrict blue = green + stride;
-#pragma omp simd
-            for (int64_t x = 0; x < width; x++) {
-                float a = w0[x] * (1.0f / 255), b = w1[x] * (1.0f / 255);
-                red[x] += a * (float)(int32_t)(p0[x] & 255) + b * (float)(int32_t)(p1[x] & 255);
-                green[x] += a * (float)(int32_t)(p0[x] >> 8 & 255) +
-                            b * (float)(int32_t)(p1[x] >> 8 & 255);
-                blue[x] += a * (float)(int32_t)(p0[x] >> 16 & 255) +
-                           b * (float)(int32_t)(p1[x] >> 16 & 255);
-            }
-            continue;
+                reader->machine.gather_pairs(pixels->base, offset, pixels->pixel, taps.first[k],
+                                             taps.second[k], width);
         }
-        for (int64_t c = 0; c < channels; c++) {
-            float *restrict plane = into + c * stride;
-            const float *restrict v0 = (const float *)taps.first;
-            const float *restrict v1 = (const float *)taps.second;
+        blend(&taps, num_rows, into, into + stride, into + 2 * stride, width);
+    }
+    for (int64_t c = 0; c < channels && !reader->is_packed; c++) {
+        float *restrict plane = into + c * stride;
+        for (int k = 0; k < num_rows; k++)
             reader->machine.gather_pairs(pixels->base + c * pixels->row * reader->source.height,
-                                         offset, 4, taps.first, taps.second, width);
-#pragma omp simd
-            for (int64_t x = 0; x < width; x++) plane[x] += w0[x] * v0[x] + w1[x] * v1[x];
-        }
+                                         taps.offset[k], 4, taps.first[k], taps.second[k], width);
+        blend_plane(&taps, num_rows, plane, width);
     }
     for (int64_t c = 0; c < channels; c++) {
         float fill = pass->padding[c], *restrict plane = into + c * stride;
