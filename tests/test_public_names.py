@@ -25,8 +25,8 @@ NAMES = {
         RandomVerticalFlip Resize ToDtype TrivialAugmentWide contact_sheet preset
     """,
     "toque.data": """
-        ArraySource BadFile Batch Columns DatasetSource Encoded FolderSource Joined OwnData Packed PackedSource Part Pipeline
-        Sampling Source Splits UnreadableImage damaged_files decode evaluation_batches files_below is_class_folder open
+        ArraySource BadFile Batch Columns DatasetSource Encoded Finding Findings FolderSource Item Joined OwnData Packed PackedSource Part Pipeline
+        Sampling Source Splits UnreadableImage check damaged_files decode evaluation_batches files_below is_class_folder open
         open_labelled own pack train_batches
     """,
     "toque.deploy": """

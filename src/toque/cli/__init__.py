@@ -13,6 +13,7 @@ import typer
 
 from toque import checks
 from toque.cli import (
+    check,
     describe,
     evaluate,
     export,
@@ -52,6 +53,7 @@ app.command("tune-lr")(tune_lr.tune_lr)
 app.command()(new.new)
 app.command()(preview.preview)
 app.command()(pack.pack)
+app.command()(check.check)
 app.command()(replay.replay)
 app.command()(describe.describe)
 app.command()(models.models)

@@ -2,6 +2,7 @@
 
 from toque.data.arrays import ArraySource
 from toque.data.batch import Batch, Pipeline
+from toque.data.checking import Finding, Findings, Item, check
 from toque.data.dataset import DatasetSource
 from toque.data.decoding import UnreadableImage, decode
 from toque.data.elsewhere import is_class_folder
@@ -27,7 +28,10 @@ __all__ = [
     "Columns",
     "DatasetSource",
     "Encoded",
+    "Finding",
+    "Findings",
     "FolderSource",
+    "Item",
     "Joined",
     "OwnData",
     "Packed",
@@ -38,6 +42,7 @@ __all__ = [
     "Source",
     "Splits",
     "UnreadableImage",
+    "check",
     "damaged_files",
     "decode",
     "evaluation_batches",

@@ -99,9 +99,9 @@ def _class_folders(
         return open_packed(root, seed=seed, val_fraction=val_fraction, channels=channels)
     parts = given_parts(root)
     if parts is None:
-        if [name.lower() for name in folder.subfolders(root)] == [_TRAIN]:
-            root /= folder.subfolders(root)[0]
-        return _split_by_draw(root, seed, val_fraction, on_bad, max_pixels, channels)
+        return _split_by_draw(
+            root / only_train(root), seed, val_fraction, on_bad, max_pixels, channels
+        )
     return _split_as_given(root, parts, on_bad, max_pixels, channels)
 
 
@@ -150,6 +150,12 @@ def given_parts(root: Path) -> tuple[str, str] | None:
     lower = {name.lower(): name for name in folder.subfolders(root)}
     val = next((lower[name] for name in _VALIDATION if name in lower), None)
     return (lower[_TRAIN], val) if _TRAIN in lower and val is not None else None
+
+
+def only_train(root: Path) -> str:
+    """The name of the train folder where that is all there is, or "." for the folder itself."""
+    names = folder.subfolders(root)
+    return names[0] if [name.lower() for name in names] == [_TRAIN] else "."
 
 
 def _split_as_given(

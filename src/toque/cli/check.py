@@ -1,0 +1,94 @@
+"""toque check: what is wrong with a data set, before training on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from toque.data import Findings
+
+_MOST_LINES = 3
+
+
+def check(
+    data: Annotated[str, typer.Argument(help="A folder of images, 'fashion', or a packed cache.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="An HTML page to write, with pictures.")
+    ] = None,
+    json_too: Annotated[
+        bool, typer.Option("--json", help="Print all findings as JSON, and nothing else.")
+    ] = False,
+    run: Annotated[
+        Path | None,
+        typer.Option(help="A finished run: also the labels that it contradicts most surely."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, where the folder has no val part.")] = 0,
+    val_fraction: Annotated[
+        float, typer.Option(help="Share to validate on, where the folder has no val part.")
+    ] = 0.2,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="That decode.  [default: one per core]")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Decode every image and tell what is wrong with the data, and what is worth knowing.
+
+    Files that cannot be read, validation images that were trained on (also nearly the same ones),
+    copies, two labels for one picture; uneven classes, odd files, channel statistics. Ends with 0
+    if there are no problems, 1 if there are, 2 if DATA is no data set.
+
+    Example: toque check photos/ -o check.html
+    """
+    import json
+
+    from toque.data import check as check_data
+
+    found = check_data(
+        data,
+        seed=seed,
+        val_fraction=val_fraction,
+        threads=threads,
+        show="quiet" if quiet or json_too else "auto",
+    )
+    if run is not None:
+        from toque.train.contradicted import contradicted
+
+        more, read = contradicted(run)
+        found = found if more is None else found.with_finding(more, read)
+    if out is not None:
+        from toque.train.report.check_page import write_check
+
+        write_check(out, found)
+    if json_too:
+        print(json.dumps(found.as_dict(), indent=1))
+    elif not quiet:
+        print(_summary(found, out))
+    raise typer.Exit(0 if found.clean else 1)
+
+
+def _summary(found: Findings, out: Path | None) -> str:
+    lines = [
+        f"{part.name:8} {part.num_images} images, {len(part.classes)} classes, widths "
+        f"{part.width[0]} to {part.width[2]}, heights {part.height[0]} to {part.height[2]}"
+        for part in found.parts
+    ]
+    for finding in found.findings:
+        lines.append(f"\n{'problem ' if finding.problem else 'note    '} {finding.says}")
+        for number, group in enumerate(finding.groups[:_MOST_LINES]):
+            remark = f"  ({finding.remarks[number]})" if finding.remarks else ""
+            names = ", ".join(f"{item} [{item.label}]" for item in group[:_MOST_LINES])
+            lines.append(f"           {names}{' …' if len(group) > _MOST_LINES else ''}{remark}")
+        if len(finding.groups) > _MOST_LINES:
+            lines.append(f"           and {len(finding.groups) - _MOST_LINES} more")
+    if found.mean:
+        lines.append(f"\nchannels  mean={list(found.mean)}, std={list(found.std)}")
+    if out is not None:
+        lines.append(f"page      {out}   (open it in a browser)")
+    lines.append(
+        "no problems found" if found.clean else
+        f"{len(found.problems)} kind{'s' if len(found.problems) > 1 else ''} of problems"
+    )  # fmt: skip
+    return "\n".join(lines)
