@@ -153,7 +153,6 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
 
     step = parts.build_step(run, splits, network, training_loss, precision, world, shown.say)
     step.warn = warn
-    ema = step.ema
     fingerprint = environment.fingerprint(device) | {"precision": precision.name}
     fingerprint |= preparing.fingerprint(run, world)
     recorded = prepare.record(splits, fingerprint)

@@ -20,6 +20,7 @@ from toque.data.checking.copies import copies
 from toque.data.checking.examine import Seen, examine_file, examine_pixels
 from toque.data.checking.findings import Finding, Findings, Item, Part
 from toque.data.decoding import MAX_PIXELS, decode
+from toque.data.elsewhere import is_class_folder
 from toque.data.listing import class_files
 from toque.data.packed.format import is_cache
 from toque.data.source import Source
@@ -92,7 +93,8 @@ def check(
 def _images(
     data: str | Path | Splits, seed: int, val_fraction: float, max_pixels: int
 ) -> tuple[list[_Image], str]:
-    if not isinstance(data, Splits) and Path(data).is_dir() and not is_cache(Path(data)):
+    folder = not isinstance(data, Splits) and Path(data).is_dir() and is_class_folder(str(data))
+    if not isinstance(data, Splits) and folder and not is_cache(Path(data)):
         root = opening.existing_folder(data)
         return _files(root, seed, val_fraction, max_pixels), str(data)
     where = "the data" if isinstance(data, Splits) else str(data)

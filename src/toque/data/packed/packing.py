@@ -79,7 +79,7 @@ def pack(
     Labels, class names, file names and a given split are kept; where the validation images are
     drawn by name, they still are when a run begins. With neither `size` nor encoding="jpeg" the
     pixels are those of the files, and training from the cache ends in the bits of training from the
-    data with scaled_decoding off. Killed or out of space, the same call goes on where it stopped;
+    folder with scaled_decoding off. Killed or out of space, the same call goes on where it stopped;
     called again after the data changed, it packs again the shards that the change touched.
 
     Args:    data: what `toque.data.open` takes, or its result
