@@ -21,6 +21,7 @@ from toque.cli import (
     models,
     new,
     pack,
+    plan,
     predict,
     preview,
     profile,
@@ -55,6 +56,7 @@ app.command()(preview.preview)
 app.command()(pack.pack)
 app.command()(check.check)
 app.command()(replay.replay)
+app.command()(plan.plan)
 app.command()(describe.describe)
 app.command()(models.models)
 app.command()(verify.verify)

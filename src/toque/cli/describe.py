@@ -33,7 +33,7 @@ def describe(
 
     from toque.models import description, memory, picture
 
-    network, shape, title = _built(model, input_size, classes, batch)
+    network, shape, title = built(model, input_size, classes, batch)
     images = torch.linspace(0, 1e4, math.prod(shape)).sin_().reshape(shape) if time else None
     described = description.describe(network, shape, images=images)
     predicted = memory.predict(network, shape, optimizer=optimizer)
@@ -47,9 +47,7 @@ def describe(
         console.print(f"wrote {out}", markup=False)
 
 
-def _built(
-    name: str, input_size: str, classes: int, batch: int
-) -> tuple[nn.Module, list[int], str]:
+def built(name: str, input_size: str, classes: int, batch: int) -> tuple[nn.Module, list[int], str]:
     """The model, the shape of the batch, and what to call it."""
     from toque import checks
     from toque.models import create

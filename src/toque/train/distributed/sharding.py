@@ -23,15 +23,24 @@ _UNIT_PARAMETERS = 100_000  # a smaller part is gathered together with what it l
 def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
     """Shard a network in place over the ranks of a mesh; of two axes the first keeps copies (HSDP).
 
-    What is gathered at one time is an element of a Sequential or ModuleList with at least 100,000
-    parameters, without those inside it, and last what remains.
+    What is gathered at one time is a unit without those inside it, and last what remains.
     """
     ranks = mesh.size(mesh.ndim - 1)
 
     def placement(parameter: nn.Parameter) -> Shard:
         return Shard(_axis(parameter.shape, ranks))
 
-    parts = [
+    for parameter in network.parameters():
+        # FSDP2 takes no other layout; the images may stay channels_last.
+        parameter.data = parameter.data.contiguous()
+    for part in (*reversed(units(network)), network):
+        fully_shard(part, mesh=mesh, shard_placement_fn=placement)
+    return network
+
+
+def units(network: nn.Module) -> list[nn.Module]:
+    """Elements of a Sequential or ModuleList with at least 100,000 parameters, outer ones first."""
+    return [
         child
         for parent in network.modules()
         if isinstance(parent, nn.Sequential | nn.ModuleList)
@@ -39,12 +48,6 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
         if sum(p.numel() for p in child.parameters()) >= _UNIT_PARAMETERS
         and not isinstance(child, nn.Sequential | nn.ModuleList)
     ]
-    for parameter in network.parameters():
-        # FSDP2 takes no other layout; the images may stay channels_last.
-        parameter.data = parameter.data.contiguous()
-    for part in (*reversed(parts), network):
-        fully_shard(part, mesh=mesh, shard_placement_fn=placement)
-    return network
 
 
 def _axis(shape: torch.Size, ranks: int) -> int:
