@@ -209,16 +209,17 @@ def test_a_bad_step_changes_nothing(what, optimizer, on_device, monkeypatch):
     assert not torch.equal(model[0].weight, before[0]["0.weight"])
 
 
-def test_statistics_come_back_on_the_device_or_at_once():
+@pytest.mark.parametrize("way", ["restore_where", "_select"])  # as on a CPU, as on a GPU
+def test_statistics_come_back_on_the_device_or_at_once(way):
     model = normed()
     statistics = Statistics(model)
     statistics.keep()
     before = copy.deepcopy(model.state_dict())
     model(pixels(6, 4, dtype=torch.float32))
     changed = copy.deepcopy(model.state_dict())
-    statistics.restore_where(torch.tensor(0.0))
+    getattr(statistics, way)(torch.tensor(0.0))
     torch.testing.assert_close(model.state_dict(), changed, rtol=0, atol=0)
-    statistics.restore_where(torch.tensor(1.0))
+    getattr(statistics, way)(torch.tensor(1.0))
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     assert not torch.equal(changed["1.running_mean"], before["1.running_mean"])
     model(pixels(6, 4, dtype=torch.float32))

@@ -5,6 +5,7 @@ Shape letters: B images, K classes, ... positions (none for images, H, W for seg
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -42,6 +43,10 @@ def cross_entropy(
     Example:  >>> cross_entropy(torch.zeros(2, 4), torch.tensor([1, -100])).item()  # log 4
               1.3862943649291992
     """
+    if reduction == "mean" and class_weights is None:
+        value = _usual(logits, targets, label_smoothing, ignore_index)
+        if value is not None:
+            return value
     where = "cross_entropy"
     labels.check_logits(where, logits)
     all_count = labels.check_targets(where, logits, targets, ignore_index)
@@ -76,6 +81,33 @@ def cross_entropy(
         counted = valid if weights is None else weights[numbers] * valid
         return reductions.share(values.sum(), counted.to(values.dtype).sum())
     return values.sum() if reduction == "sum" else values
+
+
+def _usual(
+    logits: Tensor, targets: Tensor, label_smoothing: float, ignore_index: int
+) -> Tensor | None:
+    """The usual case by torch alone, a third of a small step cheaper than with every check.
+
+    On plain CPU tensors torch finds by itself what the checks would. None where it objects, or
+    where the loss is no number: nothing counts, or the logits are not; then it is done thoroughly.
+    """
+    if (
+        logits.dim() != 2
+        or targets.dtype != torch.int64
+        or logits.dtype not in (torch.float32, torch.float64)
+        or not 0 <= label_smoothing <= 1
+        or not labels.is_readable(targets)
+        or not labels.is_readable(logits)
+    ):
+        return None
+    try:
+        value = F.cross_entropy(
+            logits, targets, ignore_index=ignore_index, label_smoothing=label_smoothing
+        )
+    except (IndexError, RuntimeError, ValueError):
+        return None
+    number = value.item()
+    return value if number == number else None
 
 
 def check_smoothing(where: str, label_smoothing: float) -> None:

@@ -26,6 +26,7 @@ class Gradients:
         self._one = torch.ones((), device=self._parameters[0].device)
         kinds = {(parameter.device, parameter.dtype) for parameter in self._parameters}
         self._alike = len(kinds) == 1
+        self._dtype = self._parameters[0].dtype
 
     def clear(self) -> None:
         """Forget them; the next backward makes new ones."""
@@ -42,11 +43,15 @@ class Gradients:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         overflowed = torch.zeros((), device=loss.device)
         scale = self._one if inverse_scale is None else inverse_scale
-        for same in [gradients] if self._alike else _by_kind(gradients):
-            # One pass for both; torch.amp.GradScaler's own operation.
-            torch._amp_foreach_non_finite_check_and_unscale_(same, overflowed, scale)
-        bad = overflowed if inverse_scale is None else overflowed.clone()
-        torch._amp_foreach_non_finite_check_and_unscale_([loss], bad, self._one)
+        # One pass to check and unscale; torch.amp.GradScaler's own operation.
+        if inverse_scale is None and self._alike and gradients and loss.dtype == self._dtype:
+            torch._amp_foreach_non_finite_check_and_unscale_([loss, *gradients], overflowed, scale)
+            bad = overflowed
+        else:
+            for same in _by_kind(gradients):
+                torch._amp_foreach_non_finite_check_and_unscale_(same, overflowed, scale)
+            bad = overflowed.clone()
+            torch._amp_foreach_non_finite_check_and_unscale_([loss], bad, self._one)
         if self._clip.value is not None and gradients:
             torch._foreach_clamp_min_(gradients, -self._clip.value)
             torch._foreach_clamp_max_(gradients, self._clip.value)

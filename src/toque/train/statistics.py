@@ -38,25 +38,36 @@ class Statistics:
             by_dtype.setdefault(buffer.dtype, []).append(buffer)
         self._same = [_flat(buffers) for buffers in by_dtype.values()]
 
-    @torch.no_grad()
     def keep(self) -> None:
         """Remember the buffers as they are now."""
-        for same in self._same:
-            torch._foreach_copy_(same.before_parts, same.buffers)
+        if self._same:
+            self._copy([(same.before_parts, same.buffers) for same in self._same])
 
-    @torch.no_grad()
     def restore(self) -> None:
         """Put back what was kept."""
-        for same in self._same:
-            torch._foreach_copy_(same.buffers, same.before_parts)
+        self._copy([(same.buffers, same.before_parts) for same in self._same])
+
+    def restore_where(self, bad: Tensor) -> None:
+        """Put back what was kept if `bad` [] is not 0, decided on the device."""
+        if not self._same:
+            return
+        if bad.device.type == "cpu":  # where looking costs nothing
+            if bad.item() != 0:
+                self.restore()
+            return
+        self._select(bad)
+
+    def _select(self, bad: Tensor) -> None:
+        with torch.no_grad():
+            for same in self._same:
+                torch._foreach_copy_(same.after_parts, same.buffers)
+                torch.where(bad.bool(), same.before, same.after, out=same.after)
+                torch._foreach_copy_(same.buffers, same.after_parts)
 
     @torch.no_grad()
-    def restore_where(self, bad: Tensor) -> None:
-        """Put back what was kept if `bad` [] is true or not 0, decided on the device."""
-        for same in self._same:
-            torch._foreach_copy_(same.after_parts, same.buffers)
-            torch.where(bad.bool(), same.before, same.after, out=same.after)
-            torch._foreach_copy_(same.buffers, same.after_parts)
+    def _copy(self, pairs: list[tuple[list[Tensor], list[Tensor]]]) -> None:
+        for to, by in pairs:
+            torch._foreach_copy_(to, by)
 
 
 def _flat(buffers: list[Tensor]) -> _Same:
