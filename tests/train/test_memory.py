@@ -117,14 +117,14 @@ def test_the_plan_takes_the_cheapest_way_under_the_limit():
     parts = planned(f"{saving.peak_bytes - 1}B")
     assert (parts.micro_batch, parts.save_memory) == (16, True)
     assert "16 images at a time, activations made again in backward" in str(parts)
-    with pytest.raises(ValueError, match=r"memory.limit must be at least .* GiB for this model"):
+    with pytest.raises(ValueError, match=r"memory.limit must be at least .* MiB for this model"):
         planned("100KB")
     assert planned(None, ema={"half_life_epochs": 1}).peak_bytes > free.peak_bytes
 
 
 def test_fit_says_what_it_chose(tmp_path, capsys):
     train(tmp_path / "run", memory={"limit": "1GiB"}, show="lines", epochs=1)
-    assert "memory.limit 1GiB: 0.00 GiB predicted with the whole batch" in capsys.readouterr().err
+    assert "memory.limit 1GiB: 0.1 MiB predicted with the whole batch" in capsys.readouterr().err
 
 
 def test_nothing_grows_from_step_to_step(tmp_path):

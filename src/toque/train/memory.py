@@ -44,7 +44,7 @@ class Plan:
             *(["activations made again in backward"] if self.save_memory else []),
             *(["saved tensors in the host's memory"] if self.offload else []),
         ]
-        return f"{gib(self.peak_bytes)} predicted with {', '.join(means)}"
+        return f"{readable(self.peak_bytes)} predicted with {', '.join(means)}"
 
 
 def bytes_of(text: str) -> int:
@@ -60,9 +60,9 @@ def bytes_of(text: str) -> int:
     return round(float(found[1]) * _UNITS[found[2].upper()])
 
 
-def gib(size: int) -> str:
-    """1610612736 -> "1.50 GiB"."""
-    return f"{size / 2**30:.2f} GiB"
+def readable(size: int) -> str:
+    """1610612736 -> "1.50 GiB", 300000 -> "0.3 MiB"."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def plan(network: nn.Module, run: Run, image_shape: Sequence[int]) -> Plan:
@@ -84,7 +84,7 @@ def plan(network: nn.Module, run: Run, image_shape: Sequence[int]) -> Plan:
             micro_batch = run.memory.micro_batch if images == whole else images
             return Plan(micro_batch, saving, offload, peak)
     raise checks.invalid(
-        "run.toml", "memory.limit", f"at least {gib(costs.peak(1, True, False))} for this model",
+        "run.toml", "memory.limit", f"at least {readable(costs.peak(1, True, False))} for this model",
         run.memory.limit, "Raise it, or choose a smaller model or image_size.",
     )  # fmt: skip
 
