@@ -5,7 +5,9 @@
 The same exported file answers three ways, in turns: the bare model (decoding and asking in batches of
 16, in one process, without HTTP: the floor), `toque serve` and, where it is installed, LitServe with
 the same predictor and batching. Clients keep their connections and send one JPEG after the other over
-loopback from a process of their own; LitServe gets it in JSON as base64, its documented way.
+loopback from a process of their own; LitServe gets it as it is, by three lines that replace its reading of
+requests, and in JSON as base64, its documented way. Exported files are measured by --parity, --speed and
+--start: see exporting.py.
 """
 
 from __future__ import annotations
@@ -34,13 +36,23 @@ IMAGE = Path(__file__).parents[1] / "tests/images/china.jpg"
 LITSERVE = """
 import base64, sys
 import litserve as ls
+from litserve.server import BaseRequestHandler
 from toque import deploy
+
+RAW = sys.argv[3] == "raw"
+
+async def body_of(self, request, request_type):
+    return {"image": await request.body()}
+
+if RAW:  # it has no way of its own to take a body as it is
+    BaseRequestHandler._prepare_request = body_of
 
 class API(ls.LitAPI):
     def setup(self, device):
         self.predictor = deploy.load(sys.argv[1])
     def decode_request(self, request):
-        return self.predictor.pixels(base64.b64decode(request["image"]))
+        image = request["image"]
+        return self.predictor.pixels(image if RAW else base64.b64decode(image))
     def batch(self, inputs):
         return list(inputs)
     def predict(self, batch):
@@ -129,6 +141,23 @@ def wait_for(port: int) -> None:
     raise TimeoutError("the server did not start")
 
 
+def _files(options: argparse.Namespace) -> None:
+    """Measurements of exported files: see exporting.py."""
+    import exporting
+    import record
+
+    rows: list[str] = []
+    if options.parity:
+        rows += exporting.measure_parity(options.kinds)
+    if options.speed:
+        rows += exporting.measure_speed(options.model, options.size, options.rounds, options.aoti)
+    if options.start:
+        rows += exporting.measure_start(options.rounds)
+    if options.record:
+        for row in rows:
+            record.append("Exported files", row)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet18")
@@ -137,8 +166,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=480, help="of each way in each round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--litserve", help="the folder of packages with LitServe in it")
+    parser.add_argument("--parity", action="store_true", help="of 15 models as files, instead")
+    parser.add_argument("--kinds", nargs="+", default=["onnx", "pt2"], help="of --parity")
+    parser.add_argument("--speed", action="store_true", help="of each format, instead")
+    parser.add_argument("--aoti", action="store_true", help="with --speed: AOTInductor too")
+    parser.add_argument("--start", action="store_true", help="of toque predict, instead")
     parser.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
     options = parser.parse_args()
+    if options.parity or options.speed or options.start:
+        _files(options)
+        return
     body = IMAGE.read_bytes()
     as_json = json.dumps({"image": base64.b64encode(body).decode()}).encode()
     found: dict[str, list[tuple[float, float, float]]] = {"toque serve": []}
@@ -156,11 +193,13 @@ def main() -> None:
         environment = dict(os.environ)
         if options.litserve:
             environment["PYTHONPATH"] += f":{options.litserve}"
-            found["LitServe"] = []
-            ways["LitServe"] = (
-                [sys.executable, str(script), str(file), "8762"],
-                8762, http(as_json, "application/json"),
-            )  # fmt: skip
+            for number, (name, form, request) in enumerate([
+                ("LitServe", "raw", http(body, "image/jpeg")),
+                ("LitServe, base64", "json", http(as_json, "application/json")),
+            ]):  # fmt: skip
+                found[name] = []
+                command = [sys.executable, str(script), str(file), str(8762 + number), form]
+                ways[name] = (command, 8762 + number, request)
         for _ in range(options.rounds):
             floor.append(bare(file, body, options.images))
             for name, (command, port, request) in ways.items():
@@ -199,13 +238,14 @@ def main() -> None:
             f"x{statistics.median(o / f for o, f in zip(ours, floor, strict=True)):.2f} of the bare model"
         )
         if options.litserve:
-            theirs = [row[0] for row in found["LitServe"]]
-            ratio = statistics.median(o / t for o, t in zip(ours, theirs, strict=True))
-            text += (
-                f", x{ratio:.2f} of LitServe ({statistics.median(theirs):.0f} images/s, p50 "
-                f"{statistics.median(row[1] for row in found['LitServe']):.0f}, p99 "
-                f"{statistics.median(row[2] for row in found['LitServe']):.0f} ms)"
-            )
+            for name in list(found)[1:]:
+                theirs = [row[0] for row in found[name]]
+                ratio = statistics.median(o / t for o, t in zip(ours, theirs, strict=True))
+                text += (
+                    f", x{ratio:.2f} of {name} ({statistics.median(theirs):.0f} images/s, p50 "
+                    f"{statistics.median(row[1] for row in found[name]):.0f}, p99 "
+                    f"{statistics.median(row[2] for row in found[name]):.0f} ms)"
+                )
         record.append("Serving", text)
 
 

@@ -16,8 +16,10 @@ from torch import nn
 
 from tests.deploy.serving import running
 from tests.deploy.test_export import expected, noise
-from toque import deploy, models
+from toque import augment, deploy, models, random
 from toque.deploy import deployed, exporting, parity
+from toque.deploy.details import FileDetails
+from toque.deploy.predictor import Network
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors"])
@@ -236,3 +238,23 @@ def test_an_onnx_file_answers_where_there_is_no_pytorch(run, exported, tmp_path)
     answer = json.loads(done.stdout)
     assert list(answer) == ["left", "right"]
     np.testing.assert_allclose(list(answer.values()), expected(run, image), atol=1e-5)
+
+
+# Models of others
+
+
+@pytest.mark.parametrize(("name", "size"), [("timm/test_resnet", 64), ("timm/test_vit", 160)])
+def test_models_of_timm(name, size, tmp_path):
+    """A dozen more: benchmarks/deploy.py --parity."""
+    random.seed_torch(0, "test")
+    module = models.create(name, num_classes=4, in_channels=3, image_size=size).eval()
+    for parameter in module.parameters():  # random weights hardly answer: let them
+        parameter.data.mul_(1.5)
+    network = Network(module, augment.preset("none", size))
+    details = FileDetails("test", name, ("a", "b", "c", "d"), 3, size, "", "")
+    answers, _ = exporting._write("onnx", network, details, tmp_path / "m.onnx")
+    images = [noise(90, 120), noise(200, 150)]
+    found = parity.measure(network, answers, images, [np.array(0), np.array(1)], channels=3)
+    assert found.problem is None and found.logit < 1e-4
+    shares = parity.network_answers(network, np.stack(images[:1]))[0]
+    assert shares.max() - shares.min() > 1e-3  # else the above would say nothing

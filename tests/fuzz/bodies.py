@@ -21,6 +21,11 @@ import atheris
 from toque.deploy.serving.limits import Limits, Refused, decode
 
 with atheris.instrument_imports(include=["PIL"]):
+    import PIL.BmpImagePlugin
+    import PIL.GifImagePlugin
+    import PIL.JpegImagePlugin
+    import PIL.PngImagePlugin
+    import PIL.WebPImagePlugin  # noqa: F401
     from PIL import Image
 
 LIMITS = Limits(max_pixels=250_000)

@@ -82,27 +82,29 @@ def main() -> None:
     options = parser.parse_args()
     counts: collections.Counter[tuple[str, int]] = collections.Counter()
     began = time.monotonic()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running(model(Path(folder)), Limits(max_bytes=100_000)) as server,
-    ):
-        schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
-        for kind in ("jpeg", "png", "webp", "gif", "bmp"):
-            schemathesis.openapi.media_type(f"image/{kind}", pictures(kind))
-        operations = [found.ok() for found in schema.get_all_operations()]
-        # Routes without anything to vary need few cases; those with a body and a query take the rest.
-        rich = [one for one in operations if one.body or one.query]
-        plain = [one for one in operations if one not in rich]
-        share = (options.cases - 50 * len(plain)) // (2 * len(rich))
-        plan = [(one, mode, share) for one in rich for mode in GenerationMode]
-        plan += [(one, GenerationMode.POSITIVE, 50) for one in plain]
-        for operation, mode, cases in plan:
-            fuzz(operation, mode, cases, counts)
-        assert server.ask(path="/health", method="GET")[0] == 200
-    total = sum(counts.values())
-    print(f"{total} requests in {time.monotonic() - began:.0f} s")
-    for (label, status), count in sorted(counts.items()):
-        print(f"{count:8} {status} {label}")
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(model(Path(folder)), Limits(max_bytes=100_000)) as server,
+        ):
+            schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{server.port}/openapi.json")
+            for kind in ("jpeg", "png", "webp", "gif", "bmp"):
+                schemathesis.openapi.media_type(f"image/{kind}", pictures(kind))
+            operations = [found.ok() for found in schema.get_all_operations()]
+            # Routes without anything to vary need few cases; those with a body and a query take the rest.
+            rich = [one for one in operations if one.body or one.query]
+            plain = [one for one in operations if one not in rich]
+            share = (options.cases - 50 * len(plain)) // (2 * len(rich))
+            plan = [(one, mode, share) for one in rich for mode in GenerationMode]
+            plan += [(one, GenerationMode.POSITIVE, 50) for one in plain]
+            for operation, mode, cases in plan:
+                fuzz(operation, mode, cases, counts)
+            assert server.ask(path="/health", method="GET")[0] == 200
+    finally:
+        total = sum(counts.values())
+        print(f"{total} requests in {time.monotonic() - began:.0f} s")
+        for (label, status), count in sorted(counts.items()):
+            print(f"{count:8} {status} {label}")
     assert not [status for _, status in counts if status >= 500]
 
 
