@@ -83,8 +83,9 @@ def plan(network: nn.Module, run: Run, image_shape: Sequence[int]) -> Plan:
         if peak <= limit:
             micro_batch = run.memory.micro_batch if images == whole else images
             return Plan(micro_batch, saving, offload, peak)
+    least = readable(costs.peak(1, True, False))
     raise checks.invalid(
-        "run.toml", "memory.limit", f"at least {readable(costs.peak(1, True, False))} for this model",
+        "run.toml", "memory.limit", f"at least {least} for this model",
         run.memory.limit, "Raise it, or choose a smaller model or image_size.",
     )  # fmt: skip
 
