@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
 from toque.train.log import MetricsLog, Window, num_correct, read_rows
+from toque.train.loggers import TensorBoard
 from toque.train.step import Outcome
 
 
@@ -87,14 +88,14 @@ def test_regression_has_a_loss_and_no_accuracy():
 
 def test_a_resumed_log_drops_what_came_after_the_checkpoint_and_torn_lines(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    log = MetricsLog(tmp_path, file, 0, tensorboard=False)
+    log = MetricsLog(file, 0)
     for count in (10, 20, 30):
         log.write({"images_seen": count, "split": "train", "loss": 1 / 3})
     log.close()
     with file.open("a") as opened:
         opened.write('{"images_seen": 40, "spl')
     assert [row["images_seen"] for row in read_rows(file)] == [10, 20, 30]
-    log = MetricsLog(tmp_path, file, 20, tensorboard=False)
+    log = MetricsLog(file, 20)
     log.write({"images_seen": 25, "split": "val", "loss": 0.5})
     log.close()
     assert [row["images_seen"] for row in read_rows(file)] == [10, 20, 25]
@@ -102,7 +103,7 @@ def test_a_resumed_log_drops_what_came_after_the_checkpoint_and_torn_lines(tmp_p
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-    log = MetricsLog(tmp_path, tmp_path / "metrics.jsonl", 0, tensorboard=True)
+    log = MetricsLog(tmp_path / "metrics.jsonl", 0, [TensorBoard(tmp_path, 0)])
     log.write({"images_seen": 64, "split": "train", "loss": 0.25, "learning_rate": 0.1})
     log.close()
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -115,7 +116,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path):
 
 def test_a_log_that_is_cut_goes_on_from_there(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    log = MetricsLog(tmp_path, file, 0, tensorboard=False)
+    log = MetricsLog(file, 0)
     for images in (10, 20, 30):
         log.write({"images_seen": images, "split": "train", "loss": 1.0})
     log.cut(20)

@@ -1,10 +1,10 @@
-"""What is measured while training: sums since the last row, metrics.jsonl, TensorBoard events."""
+"""What is measured while training: sums since the last row, metrics.jsonl."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +15,7 @@ from toque import durable
 from toque.train.distributed.world import ALONE, World
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
+    from toque.train.loggers import Logger
     from toque.train.step import Outcome
 
 Row = dict[str, Any]
@@ -120,19 +119,16 @@ def num_correct(outputs: torch.Tensor, targets: torch.Tensor) -> int | None:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard events, cut back to where a resumed run continues.
+    """metrics.jsonl and what else the rows go to, cut back to where a resumed run continues.
 
     A full disk does not end the run: rows wait in memory and are appended with the next one.
     """
 
-    def __init__(self, folder: Path, file: Path, images_seen: int, tensorboard: bool) -> None:
-        self._folder, self._path = folder, file
-        self._tensorboard = tensorboard
+    def __init__(self, file: Path, images_seen: int, loggers: Sequence[Logger] = ()) -> None:
+        self._path, self._loggers = file, loggers
         self._begin(images_seen)
 
     def _begin(self, images_seen: int) -> None:
-        self._images_seen = images_seen
-        self._writer: SummaryWriter | None = None
         kept = [row for row in read_rows(self._path) if row["images_seen"] <= images_seen]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         if self._path.exists():
@@ -143,8 +139,10 @@ class MetricsLog:
 
     def cut(self, images_seen: int) -> None:
         """Forget what came after an image, here and in the file."""
-        self.close()
+        self._close_file()
         self._begin(images_seen)
+        for logger in self._loggers:
+            logger.cut(images_seen)
 
     def write(self, row: Row) -> None:
         """Append one row, with numbers rounded to what is significant."""
@@ -155,34 +153,22 @@ class MetricsLog:
         self.rows.append(row)
         self._unwritten += json.dumps(row).encode() + b"\n"
         self._append()
-        if self._tensorboard:
-            try:
-                self._write_events(row)
-            except OSError:  # no space: metrics.jsonl has the row; the next one begins a new file
-                self._writer, self._images_seen = None, row["images_seen"]
+        for logger in self._loggers:
+            logger.write(row)
 
     def _append(self) -> None:
         with contextlib.suppress(OSError):
             while self._unwritten:
                 self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
-    def _write_events(self, row: Row) -> None:
-        if self._writer is None:
-            # Imported here: it costs a second or more.
-            from torch.utils.tensorboard import SummaryWriter
-
-            # What a killed run wrote after its last checkpoint is written again: hide the first.
-            purge = self._images_seen + 1 if self._images_seen else None
-            self._writer = SummaryWriter(str(self._folder), purge_step=purge)
-        for name, value in row.items():
-            if name not in ("images_seen", "epoch", "time_s", "split"):
-                self._writer.add_scalar(f"{name}/{row['split']}", value, row["images_seen"])
-
     def close(self) -> None:
+        self._close_file()
+        for logger in self._loggers:
+            logger.close()
+
+    def _close_file(self) -> None:
         self._append()
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
 
 
 def read_rows(file: Path) -> list[Row]:

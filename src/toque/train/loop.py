@@ -21,6 +21,7 @@ from toque.train import (
     finish,
     first_signal,
     folder,
+    loggers,
     parts,
     prepare,
     progress,
@@ -219,7 +220,8 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         log: MetricsLog | SilentLog = SilentLog()
         saver: Saver | SilentSaver = SilentSaver()
         if world.first:
-            log = MetricsLog(out.path, out.metrics, images_seen, run.log.tensorboard)
+            others = loggers.create(run, out.path, images_seen, warn)
+            log = MetricsLog(out.metrics, images_seen, others)
             saver = Saver(out.checkpoints, run.checkpoint, warn)
         end.callback(log.close)
         end.enter_context(saver)

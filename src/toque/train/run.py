@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from toque import checks
 
@@ -167,13 +167,30 @@ class CheckpointSettings(_Section):
     )
 
 
+LogName = Literal["tensorboard", "wandb", "mlflow"]
+
+
 class LogSettings(_Section):
     """What is written while training."""
 
     every_images: int | None = Field(
         None, ge=1, description="images in one training row; unset: 20 rows an epoch"
     )
-    tensorboard: bool = Field(True, description="also write TensorBoard events")
+    to: tuple[LogName, ...] = Field(
+        ("tensorboard",), description="besides metrics.jsonl: tensorboard, wandb, mlflow"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tensorboard(cls, given: Any) -> Any:
+        """`tensorboard = false`, as it was before there were other loggers: to = []."""
+        if not isinstance(given, Mapping) or "tensorboard" not in given:
+            return given
+        rest = {key: value for key, value in given.items() if key != "tensorboard"}
+        if given["tensorboard"] not in (True, False):
+            return given
+        others = [name for name in rest.get("to", ()) if name != "tensorboard"]
+        return {**rest, "to": (["tensorboard"] if given["tensorboard"] else []) + others}
 
 
 class DistributedSettings(_Section):
