@@ -1,6 +1,8 @@
 """CPU time per image of whole augmentation pipelines beside torchvision, kornia and albumentationsx.
 
     python benchmarks/augment.py [--rounds 9] [--only i ii] [--record]
+    python benchmarks/augment.py --threads          two threads over one, wall time
+    python benchmarks/augment.py --gpu [--record]   where there is a CUDA device: images a second
     python benchmarks/augment.py --psnr PHOTO...    resize + rotation: how near to a supersampled picture
     python benchmarks/augment.py --linear PHOTO...  color="linear": how near to exact
 
@@ -14,6 +16,11 @@ One thread, the drawing of parameters included, every contender once in each rou
 over the rounds. The allocator is told to keep large blocks (MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_),
 which is worth more to the peers than to toque. Peers that are not installed are left out; none of
 them is needed by toque. The floor is out.copy_(batch) from uint8 at the size of the result.
+
+--gpu measures (i) to (iii) at batch 256 on one device, sources in its memory, beside torchvision v2 (one
+draw for the batch, and sample by sample) and kornia on the same device: images a second from the wall
+clock with everything included, and for the pass alone, parameters drawn and resolved before, the part
+of the time that its traffic needs at the bandwidth that copying 1 GiB reaches.
 """
 
 from __future__ import annotations
@@ -44,6 +51,9 @@ import torch  # noqa: E402
 
 from toque import augment  # noqa: E402
 from toque.augment import kernels  # noqa: E402
+from toque.augment.kernels import cuda  # noqa: E402
+from toque.augment.plan import Transform  # noqa: E402
+from toque.augment.resolve import canvas_of, resolve  # noqa: E402
 from toque.random import Key  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,25 +79,26 @@ def pictures(number: int, size: int) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def ours(which: str, images: torch.Tensor) -> Contenders:
+def chains() -> dict[str, list[Transform]]:
+    """The transforms of each pipeline."""
     crop, flip = augment.RandomResizedCrop(224), augment.RandomHorizontalFlip()
     jitter, erase = augment.ColorJitter(*JITTER), augment.RandomErasing(0.25)
     turn, normalize = augment.RandomRotation(15, "bilinear"), augment.Normalize(MEAN, STD)
-    steps = {
+    return {
         "i": [crop, flip, normalize],
         "ii": [crop, flip, jitter, normalize, erase],
         "iii": [crop, flip, turn, jitter, normalize, erase],
         "32": [augment.RandomCrop(32, padding=4), flip, normalize, augment.Cutout(8)],
+        "ra": [augment.RandAugment(), normalize],
+        "ta": [augment.TrivialAugmentWide(), normalize],
     }
-    if hasattr(augment, "RandAugment"):
-        steps["ra"] = [augment.RandAugment(), normalize]
-        steps["ta"] = [augment.TrivialAugmentWide(), normalize]
-    if which not in steps:
-        return {}
-    key = Key(0, 0, np.arange(len(images)))
+
+
+def ours(which: str, images: torch.Tensor) -> Contenders:
+    steps, key = chains()[which], Key(0, 0, np.arange(len(images)))
 
     def contender(kernel: str, **options: object) -> Callable[[], object]:
-        pipeline = augment.Compose(steps[which], kernel=kernel, **options)
+        pipeline = augment.Compose(steps, kernel=kernel, **options)
         layout = torch.channels_last if pipeline.channels_last else torch.contiguous_format
         size = SIZES[which][2]
         out = torch.empty((len(images), 3, size, size), dtype=pipeline.dtype, memory_format=layout)
@@ -100,6 +111,8 @@ def ours(which: str, images: torch.Tensor) -> Contenders:
         found["toque, bfloat16 channels_last"] = contender(
             best, dtype=torch.bfloat16, channels_last=True
         )
+        if which in ("ii", "iii"):
+            found["toque, linear colour"] = contender("auto", color="linear")
     found["toque (reference)"] = contender("reference")
     return found
 
@@ -140,7 +153,9 @@ def kornia(which: str, images: torch.Tensor) -> Contenders:
 
     flip, jitter = K.RandomHorizontalFlip(0.5), K.ColorJitter(*JITTER, p=1.0)
     crop = K.RandomResizedCrop((224, 224), scale=(0.08, 1.0), cropping_mode="slice")
-    normalize = K.Normalize(torch.tensor(MEAN), torch.tensor(STD))
+    normalize = K.Normalize(
+        torch.tensor(MEAN, device=images.device), torch.tensor(STD, device=images.device)
+    )
     erase = K.RandomErasing(p=0.25, scale=(0.02, 0.33))
     square = K.RandomErasing(p=1.0, scale=(1 / 16, 1 / 16), ratio=(1.0, 1.0))
     steps = {
@@ -245,6 +260,98 @@ def quality(photos: list[str]) -> str:
     )
 
 
+def two_threads(rounds: int) -> str:
+    """Wall time of (ii) on slices of a batch, one thread over two; both processors have to be free."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    images = pictures(64, 256)
+    pipeline = augment.Compose(chains()["ii"])
+    parameters = pipeline.draw(Key(0, 0, np.arange(64)))
+    out = torch.empty(64, 3, 224, 224)
+
+    def part(first: int) -> None:
+        some = slice(first, first + 8)
+        pipeline.apply(images[some], parameters[some], out=out[some])
+
+    ratios = []
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(rounds + 2):
+            began = time.perf_counter()
+            for first in range(0, 64, 8):
+                part(first)
+            alone = time.perf_counter()
+            list(pool.map(part, range(0, 64, 8)))
+            ratios.append((alone - began) / (time.perf_counter() - alone))
+    ratios = sorted(ratios[2:])
+    return f"two threads x {statistics.median(ratios):.2f} ({ratios[0]:.2f} .. {ratios[-1]:.2f}, n = {rounds}) of one, (ii), slices of 8 images"
+
+
+def on_gpu(which: str, rounds: int) -> str:
+    """Images a second on the device: toque, and the peers that are installed."""
+    number, size, result = 256, 256, 224
+    images = pictures(number, size).cuda()
+    steps, key = chains()[which], Key(0, 0, np.arange(number))
+
+    def seconds(call: Callable[[], object], repeats: int) -> float:
+        """Of one call, device work included."""
+        call()
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - began) / repeats
+
+    calls: Contenders = {}
+    alone: Contenders = {}
+    for name, dtype, last, color, kernel in (
+        ("toque float32", torch.float32, False, "exact", "auto"),
+        ("toque float32, linear colour", torch.float32, False, "linear", "auto"),
+        ("toque bfloat16 channels_last", torch.bfloat16, True, "exact", "auto"),
+        ("toque reference", torch.float32, False, "exact", "reference"),
+    ):
+        pipeline = augment.Compose(
+            steps, dtype=dtype, channels_last=last, color=color, kernel=kernel
+        )
+        out = pipeline(images, key=key)
+        parameters = pipeline.draw(key)
+        calls[name] = lambda p=pipeline, o=out: p(images, key=key, out=o)
+        if kernel == "auto":
+            resolved = resolve(pipeline._passes[0], parameters, canvas_of(images), 3)
+            alone[name] = lambda r=resolved, o=out: cuda.run(images, r, o)
+    for side in (torchvision, kornia):
+        try:
+            calls |= side(which, images)
+        except ImportError as missing:
+            print(f"({side.__name__} is left out: {missing})")
+    slow = ("per sample", "reference", "kornia", "one draw")
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    device: dict[str, list[float]] = {name: [] for name in alone}
+    with torch.cuda.device(images.device):
+        big = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+        target = torch.empty_like(big)
+        bandwidth = 2 * 2**30 / seconds(lambda: target.copy_(big), 20)
+        for turn in range(rounds):
+            order = list(calls)
+            np.random.default_rng(turn).shuffle(order)
+            for name in order:
+                repeats = 1 if any(word in name for word in slow) else 20
+                times[name].append(seconds(calls[name], repeats))
+            for name, call in alone.items():
+                device[name].append(seconds(call, 20))
+    rows = []
+    for name, values in times.items():
+        median = statistics.median(values)
+        row = f"{name} {number / median:,.0f} ({number / max(values):,.0f} .. {number / min(values):,.0f})"
+        if name in device:
+            written = 3 * result**2 * (2 if "bfloat16" in name else 4)
+            traffic = number * (written + 3 * result**2)
+            per_pass = statistics.median(device[name])
+            row += f" [tables and pass {number / per_pass:,.0f}, {traffic / bandwidth / per_pass:.0%} of the roofline]"
+        rows.append(row)
+    return f"{which}: images a second, {size} -> {result}, batch {number}, n = {rounds}, copy {bandwidth / 1e12:.2f} TB/s: {'; '.join(rows)}"
+
+
 def linear_error(photos: list[str]) -> str:
     """How far color="linear" is from exact, on crops of photos at 224, in units of 1/255."""
     from PIL import Image
@@ -286,10 +393,33 @@ def main() -> None:
     parser.add_argument(
         "--psnr", nargs="+", metavar="PHOTO", help="measure quality instead of time"
     )
+    parser.add_argument("--threads", action="store_true", help="measure two threads over one")
+    parser.add_argument("--gpu", action="store_true", help="measure on the CUDA device")
     parser.add_argument(
         "--linear", nargs="+", metavar="PHOTO", help='measure the error of color="linear"'
     )
     options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.threads:
+        text = two_threads(max(options.rounds, 9))
+        print(text)
+        if options.record:
+            from record import append
+
+            append("Augmentation on the CPU", text)
+        return
+    if options.gpu:
+        if not torch.cuda.is_available():
+            sys.exit("There is no CUDA device here.")
+        warnings.simplefilter("ignore")
+        for which in ("i", "ii", "iii"):
+            text = on_gpu(which, options.rounds)
+            print(text)
+            if options.record:
+                from record import append
+
+                append("Augmentation on a GPU", text)
+        return
     if options.linear:
         text = f'color="linear" against exact, {len(options.linear)} photos at 224, 20 draws each, in 1/255: {linear_error(options.linear)}'
         print(text)
