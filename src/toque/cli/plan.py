@@ -41,6 +41,7 @@ def plan(
         size, numbers, gpu=gpu, images_of_a_rank=batch, optimizer=optimizer, strategy=strategy,
     )  # fmt: skip
     console = Console(soft_wrap=True, highlight=False)
+    console.width = max(console.width, 110)  # a narrow table would lose its figures
     console.print(f"{title}, {strategy}, {batch} images of {' x '.join(map(str, size))} a rank")
     table = Table(box=None, header_style="bold")
     for column in (

@@ -70,6 +70,26 @@ def test_alone_nothing_is_started_and_everything_is_ones_own():
         assert distributed.Decisions(world).agree(True, 15) == (True, 15)
 
 
+def in_a_group_of_the_callers():
+    """A process group made before, as Ray Train makes it, is used and left standing."""
+    torch.distributed.init_process_group("gloo")
+    with distributed.joined(30.0) as world:
+        heard = world.objects(world.rank, "a test")
+    total = torch.ones(1)
+    torch.distributed.all_reduce(total)
+    torch.distributed.destroy_process_group()
+    return [heard, total.item()]
+
+
+def two_in_a_group(folder):
+    return ranks.run(2, in_a_group_of_the_callers)
+
+
+def test_a_process_group_of_the_caller_is_used_and_left():
+    answers, _ = ranks.program(__name__, "two_in_a_group", "-")
+    assert answers == [[[0, 1], 2.0]] * 2
+
+
 def joined_again():
     """Two starts over one store, as torchrun makes them after a death: the second meets old keys."""
     with distributed.joined(30.0) as world:

@@ -54,7 +54,7 @@ def joined(timeout_s: float) -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", rank))
     timeout = timedelta(seconds=timeout_s)
     made = not dist.is_initialized()
-    store = _store(rank, size, timeout)
+    store = _store(rank, size, timeout, hosts=made)
     name = _agree_on_name(store, rank, size, timeout_s)
     store = dist.PrefixStore(name, store)
     if made:
@@ -100,7 +100,8 @@ def connect(timeout: timedelta) -> Store:
     return dist.TCPStore(host, port, None, is_master=False, timeout=timeout)
 
 
-def _store(rank: int, size: int, timeout: timedelta) -> Store:
+def _store(rank: int, size: int, timeout: timedelta, *, hosts: bool) -> Store:
+    """The store at MASTER_ADDR; rank 0 opens it, unless whoever started the ranks did."""
     import torch.distributed as dist
 
     for name in ("MASTER_ADDR", "MASTER_PORT"):
@@ -114,7 +115,7 @@ def _store(rank: int, size: int, timeout: timedelta) -> Store:
     host, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT")
     try:
         return dist.TCPStore(
-            host, port, size, is_master=rank == 0 and not hosted, timeout=timeout,
+            host, port, size, is_master=rank == 0 and hosts and not hosted, timeout=timeout,
             wait_for_workers=False,
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:

@@ -1,0 +1,314 @@
+"""Many processes on this machine: what a step, a checkpoint, a death and a huge index cost.
+
+    python benchmarks/distributed.py step      # DDP of toque beside raw DDP, 2 ranks
+    python benchmarks/distributed.py shards    # virtual_shards on 1 rank, V = 1, 2, 4, 8
+    python benchmarks/distributed.py save      # save and restore of a run on 2 ranks
+    python benchmarks/distributed.py recovery  # from the kill of a rank to the next step
+    python benchmarks/distributed.py index     # order and shares at 10 million and 1 billion images
+
+Add --record to append to RESULTS.md. Two ranks with one thread each; rounds of the two sides of a
+comparison alternate, and the median of the ratios is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What a function gives on each of so many forked ranks."""
+    port, pipes, children = free_port(), [], []
+    for rank in range(ranks):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks),
+                MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
+            )  # fmt: skip
+            torch.set_num_threads(1)
+            try:
+                with os.fdopen(writing, "wb") as pipe:
+                    pickle.dump(function(*arguments), pipe)
+                os._exit(0)
+            except BaseException as error:
+                print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                os._exit(1)
+        os.close(writing)
+        pipes.append(reading)
+        children.append(child)
+    answers = []
+    for reading in pipes:
+        with os.fdopen(reading, "rb") as pipe:
+            answers.append(pickle.load(pipe))
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        if status:
+            raise SystemExit(f"a rank ended with status {status}")
+    return answers
+
+
+def parts(world: Any, shards: int | None, batch_size: int, size: int) -> tuple[Any, Any]:
+    """A step of toque and its batch on this rank."""
+    from toque import Run, losses, models
+    from toque.data import Batch
+    from toque.train import optimise
+    from toque.train.distributed import preparing
+    from toque.train.precision import Precision
+    from toque.train.step import Step
+
+    run = Run(
+        batch_size=batch_size,
+        optimizer={"learning_rate": 0.01, "momentum": 0.9},
+        distributed={"virtual_shards": shards},
+    )
+    torch.manual_seed(0)
+    network = models.create("resnet18", num_classes=100).to(memory_format=torch.channels_last)
+    network = preparing.place(run, world, network).train()
+    loss = losses.create("cross_entropy")
+    step = Step(
+        network, loss, optimise.build(run, network, torch.device("cpu")), seed=0,
+        precision=Precision("float32", torch.device("cpu")),
+        exchange=preparing.exchange(run, world, network, loss),
+    )  # fmt: skip
+    images = batch_size // world.size
+    pixels = torch.randn(images, 3, size, size).to(memory_format=torch.channels_last)
+    numbers = np.arange(images)
+    return step, Batch(pixels, torch.arange(images) % 100, numbers, np.zeros_like(numbers))
+
+
+def timed(work: Callable[[], Any], steps: int) -> float:
+    began = time.perf_counter()
+    for _ in range(steps):
+        work()
+    return (time.perf_counter() - began) / steps
+
+
+def ddp_beside_raw(
+    rounds: int, steps: int, batch_size: int, size: int
+) -> tuple[float, float, float]:
+    """Seconds of a step by toque and by raw DDP, and the median ratio of alternating rounds."""
+    from toque import models
+    from toque.train import distributed
+
+    with distributed.joined(600.0) as world:
+        step, batch = parts(world, None, batch_size, size)
+        torch.manual_seed(0)
+        network = models.create("resnet18", num_classes=100).to(memory_format=torch.channels_last)
+        raw = nn.parallel.DistributedDataParallel(network.train(), gradient_as_bucket_view=True)
+        optimizer = torch.optim.SGD(raw.parameters(), lr=0.01, momentum=0.9, fused=True)
+
+        def raw_step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(raw(batch.images), batch.targets).backward()
+            optimizer.step()
+
+        decisions = distributed.Decisions(world)
+
+        def own_step() -> None:
+            step(batch, 0, 0.01)
+            decisions.agree(False, None)
+
+        for work in (own_step, raw_step) * 2:
+            work()
+        pairs = []
+        for _ in range(rounds):
+            world.barrier("a round")
+            pairs.append((timed(own_step, steps), timed(raw_step, steps)))
+        decisions.settle()
+        own, plain = (statistics.median(column) for column in zip(*pairs, strict=True))
+        return own, plain, statistics.median(a / b for a, b in pairs)
+
+
+def measure_step(quick: bool) -> str:
+    rounds, steps = (3, 2) if quick else (9, 5)
+    own, raw, ratio = on_ranks(2, ddp_beside_raw, rounds, steps, 32, 112)[0]
+    return (
+        f"DDP, ResNet-18, 2 ranks of 16 images at 112 px: toque {1e3 * own:.0f} ms a step, raw DDP "
+        f"{1e3 * raw:.0f} ms, ratio {ratio:.3f} (median of {rounds} rounds)"
+    )
+
+
+def shards_on_one_rank(rounds: int) -> list[tuple[int, float]]:
+    from toque.train.distributed import ALONE
+
+    torch.set_num_threads(1)
+    found = []
+    for shards in (None, 1, 2, 4, 8):
+        step, batch = parts(ALONE, shards, 32, 112)
+        step(batch, 0, 0.01)
+        seconds = statistics.median(
+            timed(lambda step=step, batch=batch: step(batch, 0, 0.01), 1) for _ in range(rounds)
+        )
+        found.append((shards or 0, seconds))
+    return found
+
+
+def measure_shards(quick: bool) -> str:
+    found = shards_on_one_rank(2 if quick else 7)
+    plain = found[0][1]
+    told = ", ".join(f"V = {shards} {1e3 * s:.0f} (x{s / plain:.2f})" for shards, s in found[1:])
+    return f"virtual_shards, ResNet-18, 32 images at 112 px on one rank and thread, ms a step: without {1e3 * plain:.0f}, {told}"
+
+
+def saved_and_restored(folder: str) -> tuple[float, float, int]:
+    from toque.train import checkpoint, distributed
+    from toque.train.distributed import sharding
+
+    with distributed.joined(600.0) as world:
+        step, batch = parts(world, None, 32, 112)
+        step(batch, 0, 0.01)
+        began = time.perf_counter()
+        state = step.state_dict()
+        where = Path(folder)
+        if world.first:
+            checkpoint.save(where, state, images_seen=32, score=None)
+        world.barrier("the save")
+        saved_s = time.perf_counter() - began
+        began = time.perf_counter()
+        _, restored, _ = world.first_does(lambda: checkpoint.load_newest(where), "the checkpoint")
+        step.load_state_dict(restored)
+        world.barrier("the restore")
+        restored_s = time.perf_counter() - began
+        size = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
+        assert not sharding.is_sharded(step.network)
+        return saved_s, restored_s, size
+
+
+def measure_save(quick: bool) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        saved_s, restored_s, size = on_ranks(2, saved_and_restored, folder)[0]
+    return (
+        f"checkpoint of ResNet-18 with momentum on 2 ranks: {size / 1e6:.0f} MB, saved in "
+        f"{saved_s:.2f} s (in the training thread), restored on both in {restored_s:.2f} s"
+    )
+
+
+def measure_recovery(quick: bool) -> str:
+    """From SIGKILL of a rank under --restarts to the next checkpoint of the run."""
+    seconds = []
+    for _ in range(1 if quick else 3):
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "run"
+            words = [
+                sys.executable, "-m", "toque", "train", "fashion", "--out", str(out), "--quiet",
+                "--devices", "2", "--restarts", "1", "--set", "checkpoint.every_s=0.2",
+                "--set", "log.tensorboard=false", "--set", "epochs=100",
+            ]  # fmt: skip
+            process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+            try:
+                _until(lambda out=out: _saved(out))
+                victim = _worker_of_rank(process.pid, 1)
+                before = _saved(out)
+                began = time.monotonic()
+                os.kill(victim, signal.SIGKILL)
+                _until(lambda out=out, before=before: _saved(out) - before)
+                seconds.append(time.monotonic() - began)
+            finally:
+                process.terminate()
+                process.wait(120)
+    return (
+        f"2 ranks, one killed: the next checkpoint is on the disk after "
+        f"{statistics.median(seconds):.1f} s (median of {len(seconds)}; restart by torch's agent, "
+        "imports, the data and the last checkpoint read again, saved every 0.2 s)"
+    )
+
+
+def _saved(out: Path) -> set[str]:
+    return {path.name for path in (out / "checkpoints").glob("images-*")}
+
+
+def _until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit("nothing came within 300 s")
+        time.sleep(0.02)
+
+
+def _worker_of_rank(launcher: int, rank: int) -> int:
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if parent == launcher and re.search(rb"(^|\0)RANK=%d\0" % rank, environment):
+            return int(entry.name)
+    raise SystemExit(f"no worker of rank {rank}")
+
+
+def measure_index(quick: bool) -> str:
+    """Time of a rank's next batch from the order, and the memory that takes."""
+    from functools import partial
+
+    from toque.data.order import share, stream
+
+    told = []
+    for num_images in (10_000_000, 1_000_000_000):
+        order, size = share(partial(stream, 0, num_images), 65_536, 517, 1024)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        seconds = statistics.median(
+            timed(lambda at=at, order=order, size=size: order(at, at + size), 1)
+            for at in range(0, 200 * 977 * size, 977 * size)
+        )
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        told.append(f"{num_images:,} images {1e6 * seconds:.0f} us, {grown / 1024:.1f} MB more")
+    return f"the next {size} images of one of 1,024 ranks, anywhere in the order: " + "; ".join(
+        told
+    )
+
+
+MEASURES = {
+    "step": measure_step,
+    "shards": measure_shards,
+    "save": measure_save,
+    "recovery": measure_recovery,
+    "index": measure_index,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", choices=[*MEASURES, []], default=[])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it runs")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--record", action="store_true", help="append to benchmarks/RESULTS.md")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for what in options.what or MEASURES:
+        told = MEASURES[what](options.quick)
+        print(json.dumps({what: told}) if options.json else told, flush=True)
+        if options.record:
+            from record import append
+
+            append("Many processes", told)
+
+
+if __name__ == "__main__":
+    main()
