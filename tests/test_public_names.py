@@ -62,6 +62,10 @@ NAMES = {
     "toque.train": """
         Evaluation Replayed Result Run Stopped evaluate fit load_model replay
     """,
+    "toque.train.metrics": """
+        Answers Calibration Interval Scores Suspect difference resample score scores_of
+        suspects temperature_of
+    """,
     "toque.train.report": """
         Doubtful Picture ReportData denormalise render write
     """,

@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.train.test_compare import run as compared
 from toque.models.signal import Signal, Watched
 from toque.train import report
 from toque.train.metrics import score
+from toque.train.report import comparison
 
 PATH_OF_BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -202,6 +204,24 @@ def test_the_report_is_whole(browser: Browser, page: Path, width: int, scheme: s
     kept = os.environ.get("TOQUE_SCREENSHOTS")  # CI keeps them for a person to look at
     folder = Path(kept) if kept else page.parent
     browser.screenshot(folder / f"report-{width}-{scheme}.png")
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_comparison_is_whole(browser: Browser, tmp_path: Path, width: int, scheme: str) -> None:
+    word = "a_name_of_a_length_that_nobody_would_break_" * 2
+    runs = [compared(f"{word}{n}", 0.5 + n / 30, settings={word: n}) for n in range(10)]
+    comparison.write(tmp_path / "compare.html", runs)
+    browser.open(tmp_path / "compare.html", width=width, height=800, scheme=scheme)
+    assert browser.evaluate("document.documentElement.scrollWidth") == width
+    # Ten runs, ten strokes: colour and dashes together tell them apart.
+    strokes = """new Set([...document.querySelectorAll('.plot:first-of-type path:not(.grid):not(.dot)')]
+        .map(path => { const style = getComputedStyle(path); return style.stroke + style.strokeDasharray }))
+        .size"""
+    assert browser.evaluate(strokes) == 10
+    kept = os.environ.get("TOQUE_SCREENSHOTS")
+    browser.screenshot((Path(kept) if kept else tmp_path) / f"compare-{width}-{scheme}.png")
     assert browser.complaints() == []
 
 
