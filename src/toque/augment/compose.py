@@ -316,7 +316,8 @@ class Compose:
                     target = torch.empty(shape, dtype=torch.float32, device=device)
                 kernels.run(current, resolved, target, self.kernel)
                 current = target
-            start = canvas_of(current)
+            if not last:
+                start = canvas_of(current)
         assert isinstance(current, torch.Tensor)
         return current
 
