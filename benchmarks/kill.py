@@ -246,6 +246,8 @@ def main() -> int:
     cases = {name: CASES[name] for name in options.rows or CASES}
     shares = sum(case.share for case in cases.values())
     wanted = {name: -int(-options.kills * case.share // shares) for name, case in cases.items()}
+    # A pool of OpenMP threads does not survive a fork: none is made before the runs make theirs.
+    torch.set_num_threads(1)
     splits = images_of(options.images)
     draw = python_random.Random(f"{options.seed} {time.time_ns() if options.work else 0}")
     until = time.monotonic() + 60 * options.minutes

@@ -1,5 +1,6 @@
 """fit: the same bits whatever happens in between, and a sentence for every mistake."""
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -365,3 +366,27 @@ def test_the_kept_weights_are_the_best(tmp_path):
     last = train(tmp_path / "last", epochs=6, checkpoint={"weights": "last"})
     assert last.accuracy == pytest.approx(rows[-1]["accuracy"])
     shutil.rmtree(tmp_path / "last")
+
+
+@pytest.mark.parametrize(("weights", "passes"), [("last", 3), ("best", 4)])
+def test_the_kept_weights_are_not_validated_twice(tmp_path, monkeypatch, weights, passes):
+    answers = []
+    real = toque.train.loop.measure
+
+    def falling(*arguments):
+        """The first epoch is made the best one."""
+        found = real(*arguments)
+        metrics = {**found.metrics, "accuracy": 1 / (1 + len(answers))}
+        answers.append(dataclasses.replace(found, metrics=metrics))
+        return answers[-1]
+
+    monkeypatch.setattr(toque.train.loop, "measure", falling)
+    result = train(tmp_path / "run", checkpoint={"weights": weights}, loss=crashing_after(10**9))
+    assert len(answers) == passes and result.evaluation is answers[-1]
+    # What was not measured again is what the kept weights answer.
+    kept = toque.train.load_model(tmp_path / "run", model=network())
+    with torch.no_grad():
+        outputs = kept.model(kept.pipeline(VAL.images, key=Key(0, 0, np.arange(len(VAL)))))
+    mine = outputs.softmax(1).numpy()
+    assert np.allclose(result.evaluation.probabilities, mine, atol=1e-6)
+    assert weights == "last" or not np.allclose(answers[2].probabilities, mine, atol=1e-6)

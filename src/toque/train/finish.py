@@ -30,8 +30,10 @@ def keep_weights(
     task: Task,
     warn: Callable[[str], None],
     world: World = ALONE,
-) -> nn.Module:
-    """Write weights.safetensors from the best (or last) checkpoint; return the model holding them.
+) -> tuple[nn.Module, int]:
+    """Write weights.safetensors from the best (or last) checkpoint.
+
+    Returns the model holding them, and the count of images that it had seen.
 
     The file holds plain tensors and, as metadata, what it takes to use them: the model's name,
     classes, channels and image size. Nothing in it depends on the time or the machine, so two runs
@@ -45,7 +47,7 @@ def keep_weights(
     }
     if world.first:
         durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits, task)))
-    return kept
+    return kept, state["images_seen"]
 
 
 def _kept_state(run: Run, out: RunFolder, warn: Callable[[str], None]) -> Mapping[str, Any]:

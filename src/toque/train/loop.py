@@ -28,6 +28,7 @@ from toque.train import (
 )
 from toque.train import run as settings
 from toque.train.clock import Clock, memory_bytes
+from toque.train.crowding import crowded
 from toque.train.distributed import World, preparing
 from toque.train.distributed.follower import SilentLog, SilentProgress, SilentSaver
 from toque.train.inventory import Inventory
@@ -244,8 +245,11 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         row_images = run.log.every_images or num_images
         row_began, row_began_images = time.monotonic(), images_seen
         first_step = True
+        evaluated_images = -1
         shown.begin(images_seen, total_images)
         end.callback(shown.end)
+        if busy := crowded(device, prepare.num_cores()):
+            shown.say(busy)
         network.train()
         clock = Clock(device)
         for batch in clock.watch(batches):
@@ -304,6 +308,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
                 clock.lap("host")
                 with step.optimizers.averaged(), step.evaluated() as evaluated:
                     evaluation = validate(evaluated)
+                evaluated_images = images_seen
                 clock.lap("validation")
                 score = evaluation.score
                 last = early.add(score) or last
@@ -336,8 +341,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         shown.end()
         decisions.settle()
         saver.finish()
-        kept = finish.keep_weights(run, out, step, splits, task, warn, world)
-        evaluation = validate(kept)
+        kept, kept_images = finish.keep_weights(run, out, step, splits, task, warn, world)
+        if kept_images != evaluated_images:  # else these very weights were validated last
+            evaluation = validate(kept)
         seconds = time.monotonic() - began
         scores = world.first_does(
             lambda: conclude(
