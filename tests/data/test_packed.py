@@ -18,7 +18,7 @@ from PIL import Image
 from tests.data import pictures
 from toque import augment, checks, data
 from toque.data import PackedSource, Part, damaged_files, evaluation_batches, pack, train_batches
-from toque.data.packed import filling, packing
+from toque.data.packed import packing, writing
 from toque.data.packed.images import resized
 
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -184,10 +184,6 @@ def test_reencoded_images_are_jpegs_that_the_loader_may_reduce(tmp_path):
 # Killed, full, twice -----------------------------------------------------------------------------
 
 
-def finished_lines(cache):
-    return sum(len(path.read_bytes().splitlines()) for path in cache.glob("*/finished.jsonl"))
-
-
 def whole_files(cache):
     """Content of every file but the journal, whose lines stand in the order of the calls."""
     return {path.relative_to(cache).as_posix(): path.read_bytes() for path in cache.rglob("*")
@@ -195,32 +191,36 @@ def whole_files(cache):
 
 
 @forks
-@pytest.mark.parametrize("after", [0, 1, 2, 4])
+@pytest.mark.parametrize("after", [0, 3, 9, 22])
 def test_killed_while_packing(photos, cache, tmp_path, monkeypatch, after):
-    again = tmp_path / "again"
-    record = filling.record
+    """Killed in the middle of the shard that holds image number `after`."""
+    again, there = tmp_path / "again", tmp_path / "there"
+    add, added = writing.ShardWriter.add, []
 
-    def slowly(*arguments):
-        time.sleep(0.01)  # so that the kill meets the work
-        return record(*arguments)
+    def add_and_wait(shard, record):
+        add(shard, record)
+        added.append(record)
+        if len(added) > after:
+            there.touch()
+            time.sleep(3600)  # until it is killed
 
-    monkeypatch.setattr(filling, "record", slowly)
+    monkeypatch.setattr(writing.ShardWriter, "add", add_and_wait)
     process = multiprocessing.get_context("fork").Process(
         target=pack, args=(photos, again), kwargs={"shard_bytes": 6000, "show": "quiet"}
     )
     process.start()
-    while finished_lines(again) < after or not again.exists():
+    while not there.exists():
         assert process.is_alive()
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     monkeypatch.undo()
-    assert not (again / "manifest.json").exists()
-    if (again / ".toque-pack").exists():
-        with pytest.raises(ValueError, match="a packed cache must be finished"):
-            data.open(again, seed=0)
+    assert list(again.glob("*/*.bin")) and not (again / "manifest.json").exists()
+    with pytest.raises(ValueError, match="a packed cache must be finished"):
+        data.open(again, seed=0)
     packed = pack(photos, again, shard_bytes=6000, show="quiet")
-    assert (packed.num_kept > 0) == (after > 0) and packed.num_images == 24
+    assert (packed.num_kept > 0) == (after > 3) and packed.num_images == 24
+    assert packed.num_kept <= after
     assert whole_files(again) == whole_files(cache)
 
 
