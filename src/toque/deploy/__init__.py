@@ -10,13 +10,13 @@ Predictor   a loaded model: call it with images
 Exported    an exported file, its card, and how it compares with the run
 Parity      how a file's answers differ from the model's
 
-Exporting reads a run, and so imports toque.train; that waits until it is asked for.
+Exporting reads a run, and so imports toque.train; that waits until it is asked for, as does all
+that answering needs nothing of: predicting starts with this file.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from toque.deploy.load import load
-from toque.deploy.parity import Parity
 from toque.deploy.predict import predict
 from toque.deploy.predictions import Prediction, Predictions
 from toque.deploy.predictor import Predictor
@@ -24,6 +24,7 @@ from toque.deploy.predictor import Predictor
 if TYPE_CHECKING:
     from toque.deploy.answers import answer
     from toque.deploy.exporting import Exported, export
+    from toque.deploy.parity import Parity
 
 __all__ = [
     "Exported",
@@ -43,6 +44,10 @@ def __getattr__(name: str) -> Any:
         from toque.deploy import answers
 
         return answers.answer
+    if name == "Parity":
+        from toque.deploy import parity
+
+        return parity.Parity
     if name in ("Exported", "export"):
         from toque.deploy import exporting
 

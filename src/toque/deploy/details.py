@@ -12,6 +12,7 @@ from toque import checks
 FORMAT = 1
 CLASSIFICATION, MULTILABEL = "classification", "multilabel"
 TASKS = (CLASSIFICATION, MULTILABEL)
+INPUT, OUTPUTS = "images", ("probabilities", "logits")
 
 
 def check_task(where: str, task: str) -> None:

@@ -18,7 +18,7 @@ from toque.deploy.card import card_path, card_text
 from toque.deploy.details import FileDetails, check_task
 from toque.deploy.load import SUFFIXES, temperature_of_run
 from toque.deploy.parity import EXACT, HALF, Parity, Tolerance, measure, network_answers
-from toque.deploy.predictor import Network, Pixels, answer_of
+from toque.deploy.predictor import Network, Pixels
 from toque.deploy.preprocess import Preprocess
 from toque.deploy.program import Program, noise, trace
 from toque.random import Key
@@ -182,7 +182,7 @@ def _write(
     if half:
         module = deployed.halved(module)
     preprocess = Preprocess(network.pipeline, details.in_channels)
-    program = Program(preprocess, module, answer_of(network.task), network.temperature).eval()
+    program = Program(preprocess, module, network.task, network.temperature).eval()
     exported = trace(program, details.in_channels, details.size)
     if kind == "pt2":
         torch_file.write_graph(exported, details, file)

@@ -11,18 +11,19 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.export import ExportedProgram
 
 from toque import checks
 from toque.deploy.answering import Answers, predictor_of_file
-from toque.deploy.details import FileDetails, read_details
+from toque.deploy.details import INPUT, OUTPUTS, FileDetails, read_details
 from toque.deploy.missing import needed
 from toque.deploy.predictor import Predictor
-from toque.deploy.program import INPUT, OUTPUTS
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
 # LayerNormalization, GroupNormalization and Gelu are whole operators by then, and every ONNX
 # Runtime since 1.17 reads it.

@@ -19,7 +19,6 @@ from torch import nn
 from toque import augment, checks, data
 from toque.deploy.details import CLASSIFICATION, MULTILABEL
 from toque.deploy.predictions import Predictions
-from toque.models.answers import Sigmoid, Softmax
 from toque.random import Key
 
 Pixels = npt.NDArray[np.uint8]
@@ -52,12 +51,12 @@ class Network:
         with torch.inference_mode():
             outputs = self.module(self.pipeline(images, key=key).to(self.device))
             logits = outputs.float().cpu() / self.temperature
-        return answer_of(self.task)(logits), logits
+        return probabilities_of(logits, self.task), logits
 
 
-def answer_of(task: str) -> nn.Module:
-    """From logits to probabilities."""
-    return Sigmoid() if task == MULTILABEL else Softmax()
+def probabilities_of(logits: torch.Tensor, task: str) -> torch.Tensor:
+    """Of each label by itself, or of the classes together: [B, K] -> [B, K]."""
+    return logits.sigmoid() if task == MULTILABEL else logits.softmax(1)
 
 
 @dataclass(frozen=True, eq=False)

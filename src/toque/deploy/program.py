@@ -15,11 +15,11 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from toque import checks
+from toque.deploy.details import CLASSIFICATION
+from toque.deploy.predictor import probabilities_of
 from toque.deploy.preprocess import Preprocess
-from toque.models.answers import Softmax
 from toque.random import Key
 
-INPUT, OUTPUTS = "images", ("probabilities", "logits")
 _MAX_BATCH, _MAX_SIDE_PX = 65_535, 65_535
 # Nothing an exported size may coincide with, so that no two dimensions are taken for one.
 _EXAMPLE = (2, 37, 53)
@@ -29,7 +29,7 @@ class Program(nn.Module):
     """Preprocessing and model as one function.
 
     Shape: uint8 [B, H, W, C] -> probabilities float32 [B, K], logits float32 [B, K]
-    Args:  answer: from logits to probabilities; softmax if unset
+    Args:  task: classification or multilabel
            temperature: what the logits are divided by
     """
 
@@ -37,20 +37,20 @@ class Program(nn.Module):
         self,
         preprocess: Preprocess,
         model: nn.Module,
-        answer: nn.Module | None = None,
+        task: str = CLASSIFICATION,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.model = model
-        self.answer = answer or Softmax()
+        self.task = task
         self.temperature = temperature
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = self.model(self.preprocess(images)).float()
         if self.temperature != 1:
             logits = logits / self.temperature
-        return self.answer(logits), logits
+        return probabilities_of(logits, self.task), logits
 
 
 def trace(program: Program, channels: int, size: tuple[int, int] | None = None) -> ExportedProgram:

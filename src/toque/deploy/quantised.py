@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from toque.deploy.details import INPUT
 from toque.deploy.missing import needed
 from toque.deploy.predictor import Pixels
-from toque.deploy.program import INPUT
 
 _OPERATORS = ["Conv", "MatMul", "Gemm"]
 _SCOPE = "pkg.torch.onnx.name_scopes"  # where the exporter notes which module a node comes from
