@@ -282,7 +282,7 @@ def start(rounds: int) -> None:
 
 
 def growth(steps: int) -> None:
-    """Tensors, objects and resident memory after 3 of 5 epochs' worth of steps and at the end."""
+    """Tensors, objects and resident memory after 60 % of the steps and at the end."""
     seen: list[tuple[int, int, float]] = []
 
     class Watched(nn.Module):

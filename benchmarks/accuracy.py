@@ -1,0 +1,162 @@
+"""Seconds to an accuracy: fit beside a loop as timm's train.py has it, at equal settings.
+
+    python benchmarks/accuracy.py fashion DATA/fashion-mnist --goal 0.94 [--epochs 20]
+    python benchmarks/accuracy.py cifar DATA/cifar10_train_jpeg.npz --goal 0.90 [--epochs 20]
+
+fashion: the four idx.gz files, 60,000 + 10,000 images. cifar: an npz with `header` (that all JPEGs
+share), `scans` (the rest, one after the other), `offsets` and `labels`; the last 10 % validate. Same network, batch, optimiser, peak
+rate and warm-up with a linear fall; the loop augments with torchvision for each image, in a
+DataLoader with as many workers as there are cores. Printed: the seconds after which a validation
+first reached the goal, and the best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import itertools
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import toque
+from toque import data, models, random
+
+
+def fashion(folder: Path) -> tuple[data.ArraySource, data.ArraySource]:
+    def part(name: str) -> data.ArraySource:
+        with gzip.open(folder / f"{name}-images-idx3-ubyte.gz") as file:
+            pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
+        with gzip.open(folder / f"{name}-labels-idx1-ubyte.gz") as file:
+            labels = np.frombuffer(file.read(), np.uint8, offset=8)
+        return source(pixels, labels)
+
+    return part("train"), part("t10k")
+
+
+def cifar(file: Path) -> tuple[data.ArraySource, data.ArraySource]:
+    from PIL import Image
+
+    held = np.load(file)
+    header, scans = held["header"].tobytes(), held["scans"].tobytes()
+    offsets, labels = held["offsets"], held["labels"]
+    pixels = np.stack([
+        np.asarray(Image.open(io.BytesIO(header + scans[a:b]))).transpose(2, 0, 1)
+        for a, b in itertools.pairwise(offsets)
+    ])  # fmt: skip
+    cut = len(labels) * 9 // 10
+    return source(pixels[:cut], labels[:cut]), source(pixels[cut:], labels[cut:])
+
+
+def source(pixels: np.ndarray, labels: np.ndarray) -> data.ArraySource:
+    return data.ArraySource(
+        torch.from_numpy(pixels.copy()), torch.from_numpy(labels.astype(np.int64)),
+        [str(number) for number in range(int(labels.max()) + 1)],
+    )  # fmt: skip
+
+
+def by_toque(train, val, options) -> list[tuple[float, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        run = toque.Run(
+            out=folder + "/run", epochs=options.epochs, batch_size=128, augment="cifar",
+            model="resnet10_small", optimizer={"learning_rate": options.rate},
+            log={"tensorboard": False},
+        )  # fmt: skip
+        toque.fit(run, train=train, val=val, show="lines")
+        import json
+
+        lines = (Path(folder) / "run/metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+    return [(row["time_s"], row["accuracy"]) for row in rows if row["split"] == "val"]
+
+
+def by_loop(train, val, options) -> list[tuple[float, float]]:
+    from torchvision.transforms import v2
+
+    size, channels = train.read(0).shape[1], train.read(0).shape[0]
+    normalise = [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * channels, [0.5] * channels),
+    ]
+    augmented = v2.Compose([v2.RandomCrop(size, padding=4), v2.RandomHorizontalFlip(), *normalise])
+    plain = v2.Compose(normalise)
+
+    class Images(torch.utils.data.Dataset):
+        def __init__(self, source, transform):
+            self.source, self.transform = source, transform
+
+        def __len__(self):
+            return len(self.source)
+
+        def __getitem__(self, index):
+            image, label = self.source.item(index)
+            return self.transform(image), label
+
+    began = time.monotonic()
+    random.seed_torch(0, "init")
+    model = models.create("resnet10_small", num_classes=10, in_channels=channels)
+    model = model.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        models.parameters.groups(model, weight_decay=5e-4),
+        lr=options.rate,
+        momentum=0.9,
+        nesterov=True,
+    )
+    loader = torch.utils.data.DataLoader(
+        Images(train, augmented), 128, shuffle=True, drop_last=True, num_workers=os.cpu_count() or 1,
+        persistent_workers=True,
+    )  # fmt: skip
+    total, step, found = options.epochs * len(loader), 0, []
+    for _ in range(options.epochs):
+        model.train()
+        for x, y in loader:
+            rate = min((step + 1) / (0.2 * total), (total - step) / (0.8 * total), 1.0)
+            for group in optimizer.param_groups:
+                group["lr"] = options.rate * rate
+            optimizer.zero_grad(set_to_none=True)
+            x = x.contiguous(memory_format=torch.channels_last)
+            nn.functional.cross_entropy(model(x), y, label_smoothing=0.1).backward()
+            optimizer.step()
+            step += 1
+        model.eval()
+        with torch.no_grad():
+            right = sum(
+                int((model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == y).sum())
+                for x, y in torch.utils.data.DataLoader(Images(val, plain), 256)
+            )
+        found.append((time.monotonic() - began, right / len(val)))
+        print(f"  {found[-1][0]:.0f} s  accuracy {100 * found[-1][1]:.2f} %", flush=True)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("kind", choices=["fashion", "cifar"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--goal", type=float, required=True)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=0.2)
+    parser.add_argument("--images", type=int, help="only so many, to try it")
+    options = parser.parse_args()
+    train, val = {"fashion": fashion, "cifar": cifar}[options.kind](options.data)
+    if options.images:
+        few = np.arange(options.images)
+        train, val = (source(one.read_many(few).numpy(), one.labels[few]) for one in (train, val))
+    for name, run in (("toque", by_toque), ("timm-style loop", by_loop)):
+        found = run(train, val, options)
+        reached = [seconds for seconds, accuracy in found if accuracy >= options.goal]
+        first = f"{reached[0]:.0f} s" if reached else "never"
+        best = max(accuracy for _, accuracy in found)
+        print(
+            f"{name}: {100 * options.goal:.0f} % after {first}; best {100 * best:.2f} % in {found[-1][0]:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
