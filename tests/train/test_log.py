@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -123,3 +124,20 @@ def test_a_log_that_is_cut_goes_on_from_there(tmp_path):
     log.write({"images_seen": 25, "split": "train", "loss": 0.5})
     log.close()
     assert [row["images_seen"] for row in read_rows(file)] == [10, 20, 25]
+
+
+def test_rows_that_meet_a_full_disk_are_written_with_the_next_one(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    log = MetricsLog(tmp_path, file, 0, tensorboard=False)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.write({"images_seen": 1, "loss": 0.5})
+    try:  # room for a part of the next row, and for nothing more
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file.stat().st_size + 7, before[1]))
+        log.write({"images_seen": 2, "loss": 0.25})
+        log.write({"images_seen": 3, "loss": 0.75})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [row["images_seen"] for row in read_rows(file)] == [1]
+    log.write({"images_seen": 4, "loss": 1.0})
+    log.close()
+    assert read_rows(file) == log.rows and [row["images_seen"] for row in log.rows] == [1, 2, 3, 4]
