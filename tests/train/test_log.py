@@ -128,7 +128,7 @@ def test_a_log_that_is_cut_goes_on_from_there(tmp_path):
 
 def test_rows_that_meet_a_full_disk_are_written_with_the_next_one(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    log = MetricsLog(tmp_path, file, 0, tensorboard=False)
+    log = MetricsLog(file, 0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     log.write({"images_seen": 1, "loss": 0.5})
     try:  # room for a part of the next row, and for nothing more
