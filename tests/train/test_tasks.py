@@ -125,6 +125,14 @@ def test_segmentation_metrics_are_sklearns_without_the_ignored_pixels():
     assert np.array_equal(found.worst[0].mask, outputs[found.worst[0].index].argmax(0))
 
 
+def test_the_worst_of_many_images_are_kept():
+    targets = torch.from_numpy(DRAW.integers(0, 2, (40, 5, 5)))
+    outputs = torch.from_numpy(DRAW.normal(size=(40, 2, 5, 5)).astype(np.float32))
+    found = tallied(tasks.Segmentation("ab"), outputs, targets)
+    worst = np.argsort(found.ious, kind="stable")[:24]
+    assert [one.index for one in found.worst] == worst.tolist()
+
+
 def test_coarse_logits_are_enlarged():
     targets = torch.from_numpy(DRAW.integers(0, 3, (2, 8, 8)))
     outputs = torch.from_numpy(DRAW.normal(size=(2, 3, 4, 4)).astype(np.float32))
