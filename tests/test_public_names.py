@@ -66,6 +66,9 @@ NAMES = {
         Answers Calibration Interval Scores Suspect difference resample score scores_of
         suspects temperature_of
     """,
+    "toque.train.distributed": """
+        ALONE Decisions Elsewhere LostRank World check_same joined together
+    """,
     "toque.train.report": """
         Doubtful Picture ReportData denormalise render write
     """,
