@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from toque.train.distributed import sharding
 from toque.train.run import ClipSettings
 
 
@@ -41,14 +42,15 @@ class Gradients:
                  no finite number; and whether a gradient is (what a loss scale asks)
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
+        pieces = [sharding.piece(gradient) for gradient in gradients]
         overflowed = torch.zeros((), device=loss.device)
         scale = self._one if inverse_scale is None else inverse_scale
         # One pass to check and unscale; torch.amp.GradScaler's own operation.
         if inverse_scale is None and self._alike and gradients and loss.dtype == self._dtype:
-            torch._amp_foreach_non_finite_check_and_unscale_([loss, *gradients], overflowed, scale)
+            torch._amp_foreach_non_finite_check_and_unscale_([loss, *pieces], overflowed, scale)
             bad = overflowed
         else:
-            for same in _by_kind(gradients):
+            for same in _by_kind(pieces):
                 torch._amp_foreach_non_finite_check_and_unscale_(same, overflowed, scale)
             bad = overflowed.clone()
             torch._amp_foreach_non_finite_check_and_unscale_([loss], bad, self._one)

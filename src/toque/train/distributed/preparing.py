@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from toque import checks
 from toque.train.distributed import batch_norm, sharding, virtual
@@ -18,6 +17,9 @@ from toque.train.distributed.replicas import Replicas
 from toque.train.distributed.virtual import VirtualShards
 from toque.train.distributed.world import World
 from toque.train.run import Run
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def check(run: Run, world: World) -> None:
@@ -41,6 +43,8 @@ def place(run: Run, world: World, network: nn.Module) -> nn.Module:
 
 def _mesh(run: Run, world: World, network: nn.Module) -> DeviceMesh:
     """The ranks as one axis; for hsdp as two: hosts, each with a copy, by the ranks of a host."""
+    from torch.distributed.device_mesh import init_device_mesh
+
     kind = next(network.parameters()).device.type
     if run.distributed.strategy == "fsdp":
         return init_device_mesh(kind, (world.size,))

@@ -8,14 +8,16 @@ every rank (ViT-L on 1,024 ranks: 823 MB of padding for the position embedding a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.tensor import Shard
 
 _UNIT_PARAMETERS = 100_000  # a smaller part is gathered together with what it lies in
 
@@ -25,6 +27,10 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     What is gathered at one time is a unit without those inside it, and last what remains.
     """
+    # Imported here: it costs a second that a run on one device should not pay.
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import Shard
+
     ranks = mesh.size(mesh.ndim - 1)
 
     def placement(parameter: nn.Parameter) -> Shard:
@@ -56,9 +62,24 @@ def _axis(shape: torch.Size, ranks: int) -> int:
     return max(even, key=lambda axis: shape[axis], default=0)
 
 
+def _is_piece(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor; where their module was never imported there is none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def piece(tensor: Tensor) -> Tensor:
+    """This rank's piece of a sharded tensor, in the same memory; another tensor as it is."""
+    if not _is_piece(tensor):
+        return tensor
+    with torch.no_grad():
+        local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
+        return local
+
+
 def is_sharded(network: nn.Module) -> bool:
     """Whether the parameters are pieces of what other ranks hold too."""
-    return any(isinstance(parameter, DTensor) for parameter in network.parameters())
+    return any(_is_piece(parameter) for parameter in network.parameters())
 
 
 def whole(state: Any) -> Any:
@@ -66,7 +87,7 @@ def whole(state: Any) -> Any:
 
     The copy is whole on every rank while it lasts.
     """
-    if isinstance(state, DTensor):
+    if _is_piece(state):
         return state.full_tensor()
     if isinstance(state, Mapping):
         return {key: whole(value) for key, value in state.items()}
@@ -104,18 +125,21 @@ def put_all(network: nn.Module, average: Mapping[str, Tensor]) -> None:
 
 def like(target: Tensor, value: Tensor) -> Tensor:
     """A whole tensor, cut as `target` is."""
-    if not isinstance(target, DTensor) or isinstance(value, DTensor):
+    if not _is_piece(target) or _is_piece(value):
         return value
     if value.shape != target.shape:
         return value  # whoever loads it names the shapes
     value = value.to(target.device, target.dtype)
+    from torch.distributed.tensor import distribute_tensor
+
     # Every rank has the whole: it takes its own piece, and nothing travels.
-    return distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+    piece: Any = target
+    return distribute_tensor(value, piece.device_mesh, piece.placements, src_data_rank=None)
 
 
 def load_optimizer(part: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Load a state of whole tensors into an optimiser whose parameters may be sharded."""
-    if not any(isinstance(p, DTensor) for group in part.param_groups for p in group["params"]):
+    if not any(_is_piece(p) for group in part.param_groups for p in group["params"]):
         part.load_state_dict(dict(state))
         return
     parameters = [p for group in part.param_groups for p in group["params"]]
