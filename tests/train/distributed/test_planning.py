@@ -81,6 +81,6 @@ def test_the_command_prints_figures_and_assumptions(toque):
         "plan", "resnet10_small", "--ranks", "1,8", "--input", "1x28x28", "--classes", "10"
     )
     assert code == 0
-    assert "efficiency" in out and out.count("assumed:") == 5
+    assert "efficiency" in out and out.count("assumed:") == 4
     code, _, errors = toque("plan", "resnet18", "--ranks", "many")
     assert code == 2 and errors.startswith("toque: plan: --ranks must be numbers; got 'many'")
