@@ -280,8 +280,8 @@ def assert_answers(result, task, val, folder):
             assert np.nanmean(segmentation.class_ious(counts[0])) == pytest.approx(
                 evaluation.ious[n], rel=1e-4
             )
-    for refuse in (deploy.load, deploy.export):
-        with pytest.raises(ValueError, match=f"one on {task}. Ask it with toque predict"):
+    for refuse in (deploy.load, deploy.export) if task != "multilabel" else ():
+        with pytest.raises(ValueError, match=f"got {task}. Ask it with toque predict"):
             refuse(result.out)
 
 
