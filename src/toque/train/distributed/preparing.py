@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 def check(run: Run, world: World) -> None:
     """Raise ValueError where the settings do not fit the number of ranks."""
-    shards = run.distributed.virtual_shards
-    if shards is not None:
+    if run.batch_size < world.size:
+        raise checks.invalid(
+            "data", "batch_size", f"at least one image for each of the {world.size} ranks",
+            run.batch_size, "Raise it, or start fewer ranks.",
+        )  # fmt: skip
+    if run.distributed.virtual_shards is not None:
         virtual.check(run, world.size)
 
 
