@@ -16,6 +16,8 @@ DRAWS = re.compile(
     re.VERBOSE,
 )
 ALLOWED = {"random.py": "the source itself"}
+# The name of one start of the ranks, unlike that of any other on any host: it reaches no bit.
+NAMES = {"train/distributed/joining.py": ["uuid.uuid4"]}
 
 
 def draws(source):
@@ -41,7 +43,7 @@ def test_nothing_else_draws():
         name = path.relative_to(ROOT).as_posix()
         if name not in ALLOWED and (hits := draws(path.read_text())):
             found[name] = hits
-    assert found == {}
+    assert found == NAMES
 
 
 def test_the_search_finds_what_it_looks_for():

@@ -18,14 +18,20 @@ from tests.conftest import write_photos
 from toque.train.metrics import temperature_of
 
 VERBS = [
-    "report",
-    "profile",
-    "tune-lr",
     "train",
     "evaluate",
     "predict",
+    "export",
+    "serve",
     "new",
+    "check",
     "preview",
+    "pack",
+    "tune-lr",
+    "plan",
+    "report",
+    "replay",
+    "profile",
     "describe",
     "models",
     "verify",
@@ -163,6 +169,8 @@ def test_help_fits_a_screen_and_shows_an_example(toque, verb, monkeypatch):
     assert code == 0
     assert len(stdout.splitlines()) <= 24 and max(map(len, stdout.splitlines())) <= 80
     assert ("Example: toque " if verb else "Try: toque ") in stdout
+    if not verb:
+        assert set(re.findall(r"[\w-]+", stdout)) >= set(VERBS)
 
 
 def _one_class(root):

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from toque.train.log import MetricsLog, Window, num_correct, read_rows
+from toque.train.log import MetricsLog, Window, read_rows
 from toque.train.loggers import TensorBoard
+from toque.train.metrics.counting import num_correct
 from toque.train.step import Outcome
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from toque import checks
 from toque.cli import (
@@ -33,8 +35,33 @@ from toque.cli import (
     verify,
 )
 
+_ALSO = {
+    "Before": ("new", "check", "preview", "pack", "tune-lr", "plan"),
+    "After": ("report", "replay", "profile"),
+    "Parts": ("describe", "models", "verify", "graph"),
+}
+"""Verbs that the first help page only names: it must fit a screen."""
+
+
+class _Verbs(TyperGroup):
+    """Explains the verbs of the main job, and names the others by when they are of use."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        named = {verb for verbs in _ALSO.values() for verb in verbs}
+        rows = [
+            (verb, command.get_short_help_str(66))
+            for verb, command in self.commands.items()
+            if verb not in named
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+        with formatter.section("More, each with its --help"):
+            formatter.write_dl([(when, ", ".join(verbs)) for when, verbs in _ALSO.items()])
+
+
 app = typer.Typer(
     name="toque",
+    cls=_Verbs,
     help="From a folder of images to a trained model, in one command.",
     epilog="Try: toque train fashion    (bundled data, two minutes on a laptop)",
     no_args_is_help=True,

@@ -29,7 +29,7 @@ def predict(
         bool, typer.Option("--csv", help="Print CSV with a column for every class.")
     ] = False,
     tta: Annotated[
-        bool, typer.Option("--tta", help="Take the mean over each image and its mirror image.")
+        bool, typer.Option("--tta", help="Mean over each image and its mirror image.")
     ] = False,
     trust: Annotated[
         bool, typer.Option("--trust", help="Load machine code, which an .aoti file is.")

@@ -13,10 +13,11 @@ import torch
 
 from toque import durable
 from toque.train.distributed.world import ALONE, World
+from toque.train.metrics.counting import num_correct
 
 if TYPE_CHECKING:
     from toque.train.loggers import Logger
-    from toque.train.step import Outcome
+from toque.train.step import Outcome
 
 Row = dict[str, Any]
 
@@ -101,21 +102,6 @@ class Window:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.images, self._loss_sum = state["images"], state["loss_sum"]
         self._correct = state["correct"]
-
-
-def num_correct(outputs: torch.Tensor, targets: torch.Tensor) -> int | None:
-    """How many of the largest logits are at the target.
-
-    Shape: outputs [B, K], targets [B] (classes) or [B, K] (shares of each class)
-    None where that has no meaning: outputs of another shape, or targets that are numbers.
-    """
-    if outputs.ndim != 2:
-        return None
-    if targets.is_floating_point():
-        if targets.shape != outputs.shape or outputs.shape[1] == 1:
-            return None
-        targets = targets.argmax(1)
-    return int((outputs.argmax(1) == targets).sum())
 
 
 class MetricsLog:

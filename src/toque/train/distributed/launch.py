@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import uuid
 from collections.abc import Sequence
 
 from toque import checks
@@ -55,7 +54,7 @@ def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=devices,
-        run_id=uuid.uuid4().hex,
+        run_id=f"toque-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",

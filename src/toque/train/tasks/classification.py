@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from toque.models.answers import Softmax
-from toque.train.log import num_correct
 from toque.train.metrics import Scores, score
+from toque.train.metrics.counting import num_correct
 from toque.train.tasks.task import Evaluation, Metric, Table, Tally, Task, percent
 
 
