@@ -16,25 +16,25 @@ _MOST_LINES = 3
 def check(
     data: Annotated[str, typer.Argument(help="A folder of images, 'fashion', or a packed cache.")],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="An HTML page to write, with pictures.")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="An HTML page to write.")
     ] = None,
     json_too: Annotated[
         bool, typer.Option("--json", help="Print all findings as JSON, and nothing else.")
     ] = False,
     run: Annotated[
         Path | None,
-        typer.Option(help="A finished run: also the labels that it contradicts most surely."),
+        typer.Option(metavar="RUN", help="Also the labels that this run surely contradicts."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, where the folder has no val part.")] = 0,
-    val_fraction: Annotated[
-        float, typer.Option(help="Share to validate on, where the folder has no val part.")
-    ] = 0.2,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Of the split, where there is no val part.")
+    ] = 0,
+    val_fraction: Annotated[float, typer.Option(metavar="SHARE", help="Of that split.")] = 0.2,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="That decode.  [default: one per core]")
+        int | None, typer.Option(min=1, metavar="N", help="That decode.  [default: one per core]")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
-    """Decode every image and tell what is wrong with the data, and what is worth knowing.
+    """Decode every image and tell what is wrong with the data, or worth knowing.
 
     Files that cannot be read, validation images that were trained on (also nearly the same ones),
     copies, two labels for one picture; uneven classes, odd files, channel statistics. Ends with 0

@@ -9,42 +9,39 @@ import typer
 
 
 def pack(
-    data: Annotated[
-        str, typer.Argument(help="A folder of images, 'fashion'; or a cache, with --check.")
-    ],
+    data: Annotated[str, typer.Argument(help="A folder, 'fashion'; or a cache, with --check.")],
     cache: Annotated[
         Path | None, typer.Argument(help="The folder to pack into, new or packed before.")
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option(min=1, help="Short side in pixels that larger images are reduced to."),
+        typer.Option(min=1, metavar="PX", help="Short side that larger images are reduced to."),
     ] = None,
     encoding: Annotated[
         Literal["raw", "jpeg"],
-        typer.Option(help="raw: read the fastest; jpeg: about a tenth of the bytes."),
+        typer.Option(help="jpeg: a tenth of the bytes."),
     ] = "raw",
-    quality: Annotated[int, typer.Option(min=1, max=100, help="Of the JPEG.")] = 90,
+    quality: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Of the JPEG.")] = 90,
     channels: Annotated[
-        int | None, typer.Option(help="1 or 3.  [default: 1 where every file is gray]")
+        int | None, typer.Option(metavar="N", help="1 or 3.  [default: 1 where every file is gray]")
     ] = None,
     on_bad: Annotated[
         Literal["raise", "skip"],
-        typer.Option(help="Unreadable images: stop and name them, or leave them out."),
+        typer.Option(help="Unreadable images."),
     ] = "raise",
     threads: Annotated[
-        int | None, typer.Option(min=1, help="That decode.  [default: one per core]")
+        int | None, typer.Option(min=1, metavar="N", help="That decode.  [default: one per core]")
     ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Compare every byte of a cache with its checksums.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
-    """Decode every image once into CACHE, which toque train CACHE reads without decoding.
+    """Decode every image once into CACHE, for toque train CACHE.
 
-    Stopped in the middle, the same command goes on; after the data changed, it packs again what
-    changed. --check ends with 1 where a file is damaged.
+    Stopped in the middle, the same command goes on. --check ends with 1 where a file is damaged.
 
-    Example: toque pack photos/ photos-packed/ --size 256 && toque train photos-packed/
+    Example: toque pack photos/ photos-packed/ --size 256
     """
     from toque import checks
     from toque.data import damaged_files

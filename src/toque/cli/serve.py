@@ -9,37 +9,47 @@ import typer
 
 def serve(
     model: Annotated[str, typer.Argument(help="A run folder, or an exported file.")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="N", help="0 takes a free one.")
+    ] = 8000,
     host: Annotated[
-        str, typer.Option(help="127.0.0.1: this machine alone; 0.0.0.0: every network.")
+        str, typer.Option(metavar="ADDRESS", help="0.0.0.0: every network.")
     ] = "127.0.0.1",
-    device: Annotated[str, typer.Option(help="cpu or cuda, for a run folder.")] = "cpu",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="cpu or cuda, for a run folder.")
+    ] = "cpu",
     trust: Annotated[
         bool, typer.Option("--trust", help="Load machine code, which an .aoti file is.")
     ] = False,
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Answer with the confidence of the temperature.")
     ] = False,
-    explain: Annotated[
-        bool, typer.Option(help="Show where the network looked, when asked.")
-    ] = True,
+    no_explain: Annotated[
+        bool, typer.Option("--no-explain", help="Never show where the network looked.")
+    ] = False,
     token: Annotated[
         str | None,
-        typer.Option(envvar="TOQUE_TOKEN", help="What clients must send as a bearer token."),
+        typer.Option(envvar="TOQUE_TOKEN", metavar="TOKEN", help="What clients must send."),
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, help="Images asked about at once.")] = 16,
+    max_batch: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Images asked about at once.")
+    ] = 16,
     max_delay_ms: Annotated[
-        float, typer.Option(min=0, help="How long a batch waits for more images.")
+        float, typer.Option(min=0, metavar="MS", help="How long a batch waits.")
     ] = 2.0,
     max_waiting: Annotated[
-        int, typer.Option(min=1, help="Images that may wait; above, the answer is 503.")
+        int, typer.Option(min=1, metavar="N", help="Waiting images; above, 503.")
     ] = 64,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, help="Of one upload.")] = 10.0,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Of one image.")] = 25.0,
+    max_megabytes: Annotated[
+        float, typer.Option(min=0.001, metavar="MB", help="Of one upload.")
+    ] = 10.0,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, metavar="MP", help="Of one image.")
+    ] = 25.0,
 ) -> None:
-    """Answer over HTTP: a page at /, POST /predict, and a newer model loaded by itself.
+    """Answer over HTTP: a page, POST /predict; a newer model is loaded by itself.
 
-    Example: toque serve runs/flowers, then: curl --data-binary @garden.jpg localhost:8000/predict
+    Example: toque serve runs/flowers --port 8000
     """
     from toque.deploy.serving.limits import Limits
     from toque.deploy.serving.server import serve as listen
@@ -53,5 +63,5 @@ def serve(
     )
     listen(
         model, host=host, port=port, device=device, trust=trust, calibrate=calibrated,
-        explain=explain, token=token, limits=limits,
+        explain=not no_explain, token=token, limits=limits,
     )  # fmt: skip
