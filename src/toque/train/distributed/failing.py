@@ -105,6 +105,8 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
         watch.say()
         if failure.rank == 0 and failure.kind == "bug":
             return error
+        if failure.sentence == str(error):
+            return error  # a mistake that every rank meets: another one was only quicker
         return failure.error()
     if failure.kind == "bug" and failure.rank == world.rank:
         return error  # with its traceback, which only this rank has
