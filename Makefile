@@ -11,8 +11,10 @@ FILES := pyproject.toml constraints.txt $(wildcard setup.py src/toque/augment/ke
 demo: .venv/installed
 	@$(BIN)/toque train fashion --out runs/fashion
 
+# Two at once: a worker takes 2 GB. AT_ONCE=0 make test runs them in one process.
+AT_ONCE ?= 2
 test: .venv/installed-dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(AT_ONCE)
 
 check: lint types contracts test
 

@@ -2,7 +2,8 @@
 
 `data.jsonl.gz` in the run folder has a line for each image: its part, its name, and its stamp (what
 the source knows of it without reading it: label and bytes of a file). A million files take about
-10 MB. It is read only when the fingerprint of the data differs.
+10 MB; arrays, of which a source knows nothing, take none. It is read only when the fingerprint of
+the data differs.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ class Inventory:
 
     def _entries(self) -> Iterator[tuple[str, str, str]]:
         for part, source in (("train", self._splits.train), ("val", self._splits.val)):
+            if len(source) and not source.stamp(0):
+                continue  # numbers for names, and nothing known of the images: nothing to tell
             for index in range(len(source)):
                 yield part, source.name(index), source.stamp(index)
 

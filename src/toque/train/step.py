@@ -118,7 +118,7 @@ class Step:
         self._mixing = mixing
         self._freezing = freezing
         self._ascent = Ascent(optimizers.parameters, sam) if sam else None
-        self._climbing_statistics = Statistics(network)
+        self._climbing_statistics = Statistics(network if sam else nn.Identity())
         self._seed = seed
         self._device = precision.device
         self._autocast = precision.autocast
