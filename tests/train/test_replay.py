@@ -178,7 +178,7 @@ def test_a_step_without_a_number_names_its_image(tmp_path):
         ({"step": 0}, r"step must be 1 .. 19; got 0"),
         ({"step": 2, "train": None}, "train must be what the run was given; got none"),
         ({"step": 2, "model": None}, "model must be what the run was given; got none"),
-        ({"step": 2, "train": VAL}, r"other data: .*70 .train/30, .* removed"),
+        ({"step": 2, "train": VAL}, r"other data: .*100 \+ 30 images then, 30 \+ 30 now"),
     ],
 )
 def test_mistakes(run, which, sentence):
