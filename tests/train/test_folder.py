@@ -4,7 +4,9 @@ import errno
 import fcntl
 import gzip
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -126,6 +128,30 @@ def test_a_second_process_is_refused(tmp_path):
     assert other.returncode == 0
     with folder.opened(run, ENVIRONMENT):
         pass
+
+
+def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_lock(tmp_path):
+    code = (
+        "import os, signal, time\nfrom toque.train import folder\nfrom toque.train.run import Run\n"
+        f"with folder.opened(Run(out={str(tmp_path / 'r')!r}), {ENVIRONMENT!r}):\n"
+        "    worker = os.fork()\n"
+        "    if not worker:\n"
+        "        time.sleep(60)\n"
+        "        os._exit(0)\n"
+        "    print(worker, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as trainer:
+        worker = int(trainer.stdout.readline())
+        try:
+            assert trainer.wait(60) == -signal.SIGKILL
+            os.kill(worker, 0)  # it is there
+            with folder.opened(run_in(tmp_path / "r"), ENVIRONMENT) as opened:
+                assert opened.locked and not opened.fresh
+        finally:
+            os.kill(worker, signal.SIGKILL)
 
 
 def test_no_run_folder_suggests_the_nearest(tmp_path):

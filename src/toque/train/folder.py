@@ -101,7 +101,7 @@ def opened(
         lock = (path / _LOCK).open("a+")
     except OSError as error:
         raise _unwritable(path, error) from None
-    with lock:
+    with lock, _not_inherited(lock):
         folder = RunFolder(path, fresh, _lock(lock, path))
         try:
             if fresh:
@@ -212,6 +212,30 @@ def _unwritable(path: Path, error: OSError) -> checks.InvalidValue:
         "train", "--out", "a folder that can be written", f"{path} ({error.strerror or error})",
         "Choose another folder with --out, or make room there.",
     )  # fmt: skip
+
+
+_held: set[IO[str]] = set()
+
+
+def _let_go() -> None:
+    for lock in _held:
+        lock.close()
+    _held.clear()
+
+
+# A worker process that reads images has a copy of what its parent holds open, and lives on for some
+# seconds after the parent was killed: with the lock, it would keep the next start from continuing.
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def _not_inherited(lock: IO[str]) -> Iterator[None]:
+    """Processes forked in this block do not hold the lock."""
+    _held.add(lock)
+    try:
+        yield
+    finally:
+        _held.discard(lock)
 
 
 def _lock(lock: IO[str], path: Path) -> bool:
