@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from toque import checks, durable
 from toque.data import Finding, Findings, Item
 from toque.train.report import images
+from toque.train.report.template import render
 
 _MOST_PICTURES = 48  # of one finding
 _MOST_IN_GROUP = 8
@@ -49,29 +49,14 @@ def write_check(path: Path, findings: Findings) -> None:
 
 def render_check(findings: Findings) -> str:
     """The text of the page; everything of the data is escaped by the template."""
-    import jinja2
-    from markupsafe import Markup
-
-    here = resources.files(__package__)
-    environment = jinja2.Environment(
-        loader=jinja2.DictLoader(
-            {name: (here / name).read_text("utf-8") for name in ("check.html", "parts.html")}
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    from toque.train.report import axes
-
-    environment.filters.update(percent=axes.percent, compact=axes.compact)
-    style = Markup((here / "style.css").read_text("utf-8"))
-    return environment.get_template("check.html").render(
-        style=style,
-        found=findings,
-        num_images=sum(part.num_images for part in findings.parts),
-        sections=[_section(finding, findings) for finding in findings.findings],
-        rows=_rows(findings),
+    return render(
+        "check.html",
+        {
+            "found": findings,
+            "num_images": sum(part.num_images for part in findings.parts),
+            "sections": [_section(finding, findings) for finding in findings.findings],
+            "rows": _rows(findings),
+        },
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from toque.train.report import axes
 
-_FILES = ("page.html", "compare.html", "chart_page.html", "parts.html")
+_FILES = ("page.html", "compare.html", "chart_page.html", "check.html", "parts.html")
 
 
 def render(name: str, context: dict[str, Any]) -> str:
