@@ -77,10 +77,10 @@ def parts(world: Any, shards: int | None, batch_size: int, size: int) -> tuple[A
     """A step of toque and its batch on this rank."""
     from toque import Run, losses, models
     from toque.data import Batch
-    from toque.train import optimise
     from toque.train.distributed import preparing
-    from toque.train.precision import Precision
-    from toque.train.step import Step
+    from toque.train.optimisation import optimise
+    from toque.train.steps.precision import Precision
+    from toque.train.steps.step import Step
 
     run = Run(
         batch_size=batch_size,
@@ -177,8 +177,9 @@ def measure_shards(quick: bool) -> str:
 
 
 def saved_and_restored(folder: str) -> tuple[float, float, int]:
-    from toque.train import checkpoint, distributed
+    from toque.train import distributed
     from toque.train.distributed import sharding
+    from toque.train.state import checkpoint
 
     with distributed.joined(600.0) as world:
         step, batch = parts(world, None, 32, 112)

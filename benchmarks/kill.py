@@ -33,7 +33,7 @@ from torch import nn
 
 import toque
 from toque import data
-from toque.train.clock import MEASURED
+from toque.train.metrics.stages import MEASURED
 
 MOST_KILLS_A_RUN = 6
 

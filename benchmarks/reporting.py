@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from toque.train import report
-from toque.train.clock import Clock
+from toque.train.logs.clock import Clock
 from toque.train.metrics import score
 
 

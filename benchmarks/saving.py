@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from toque import models
 from toque.train.run import CheckpointSettings
-from toque.train.saving import Saver
+from toque.train.state.saving import Saver
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from toque.data.packed import pack
 from toque.deploy import parity
 from toque.deploy.predictor import calibrated
 from toque.random import Key
-from toque.train import load_model, outcome
+from toque.train import load_model
+from toque.train.run_folder import outcome
 
 
 def trained(folder, labels):

@@ -41,7 +41,7 @@ def test_describe_a_run_takes_its_model_and_classes(capsys, tmp_path, monkeypatc
 
     environment = {"classes": ["cat", "dog", "hen"], "channels": 1}
     run = Run(data="photos", model="toque/resnet10_small", image_size=32)
-    monkeypatch.setattr("toque.train.folder.read_run", lambda path: (run, environment))
+    monkeypatch.setattr("toque.train.run_folder.folder.read_run", lambda path: (run, environment))
     describe(str(tmp_path), "", 1000, 1, 2, "sgd", False, "")
     text = capsys.readouterr().out
     assert f"toque/resnet10_small of {tmp_path} for 1 x 1 x 32 x 32" in text

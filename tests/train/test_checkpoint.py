@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toque import durable
-from toque.train import checkpoint
+from toque.train.state import checkpoint
 
 
 def small_state(value: float = 1.0):

@@ -10,8 +10,9 @@ import torch
 
 import toque
 from tests.train import test_fit as fitting
-from toque.train import clock as clocks
-from toque.train.clock import STAGES, Clock, advice, remark, shares
+from toque.train.logs import clock as clocks
+from toque.train.logs.clock import Clock, advice, remark
+from toque.train.metrics.stages import STAGES, shares
 
 CPU = torch.device("cpu")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.train.test_report import Page
-from toque.train.comparing import compare, names
 from toque.train.metrics import score
 from toque.train.report import comparison
 from toque.train.report.comparison import Compared
+from toque.train.studies.comparing import compare, names
 
 
 def run(name, share, *, n=400, seed=0, fingerprint="data", **changed):

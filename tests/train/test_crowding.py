@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from toque.train.crowding import crowded
+from toque.train.logs.crowding import crowded
 
 CPU = torch.device("cpu")
 

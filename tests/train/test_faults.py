@@ -17,7 +17,8 @@ from torch.nn.functional import cross_entropy
 import toque
 from tests.train.test_fit import TRAIN, VAL, bits, network, settings
 from toque import data
-from toque.train import Stopped, checkpoint, saving
+from toque.train import Stopped
+from toque.train.state import checkpoint, saving
 
 
 def train(out, *, loss=cross_entropy, show="quiet", **changed):

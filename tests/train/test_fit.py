@@ -16,9 +16,11 @@ from torch.nn.functional import cross_entropy
 import toque
 from toque import data
 from toque.random import Key
-from toque.train import checkpoint, clock, environment
+from toque.train.metrics import stages
+from toque.train.run_folder import environment
+from toque.train.state import checkpoint
 
-TIMES = clock.MEASURED
+TIMES = stages.MEASURED
 
 
 def images(count, start=0):

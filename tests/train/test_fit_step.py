@@ -7,8 +7,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.train.test_fit import TRAIN, Crash, bits, crashing_after, settings, train
 from toque.data import Batch
-from toque.train.mixing import Mixing
 from toque.train.run import MixSettings, Run, StopSettings
+from toque.train.steps.mixing import Mixing
 from toque.train.stopping import EarlyStop
 
 EVERYTHING = {

@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 from toque import checks, data
-from toque.train import checkpoint, folder
 from toque.train import run as settings_of
-from toque.train.inventory import Inventory
 from toque.train.run import Run
+from toque.train.run_folder import folder
+from toque.train.run_folder.inventory import Inventory
+from toque.train.state import checkpoint
 
 ENVIRONMENT = {"data_fingerprint": "abc", "train_images": 8, "val_images": 2, "classes": ["a", "b"]}
 

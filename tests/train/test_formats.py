@@ -15,7 +15,8 @@ from torch import nn
 
 import toque
 from toque import data
-from toque.train import checkpoint, folder
+from toque.train.run_folder import folder
+from toque.train.state import checkpoint
 
 HERE = Path(__file__).parent
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from toque.train.log import MetricsLog, Window, read_rows
-from toque.train.loggers import TensorBoard
+from toque.train.logs.log import MetricsLog, Window, read_rows
+from toque.train.logs.loggers import TensorBoard
 from toque.train.metrics.counting import num_correct
-from toque.train.step import Outcome
+from toque.train.steps.step import Outcome
 
 
 def steps(count, seed=0):

@@ -13,8 +13,8 @@ import pytest
 
 import toque
 from tests.train import test_fit as fitting
-from toque.train import loggers
-from toque.train.log import read_rows
+from toque.train.logs import loggers
+from toque.train.logs.log import read_rows
 
 
 class FakeWandb(ModuleType):

@@ -12,8 +12,8 @@ from tests.train.test_fit import bits, network, train
 from tests.train.test_step import batch, built, labels, pixels, weights
 from toque import layers, models
 from toque.models import memory as predicted
-from toque.train import memory
 from toque.train.run import Run
+from toque.train.steps import memory
 
 
 class Limited(nn.Module):
@@ -157,7 +157,7 @@ def eager_backend(monkeypatch):
     """Graphs are captured, guarded and counted, and run without a compiler's minutes."""
     from torch._dynamo.utils import counters
 
-    from toque.train import compiled
+    from toque.train.steps import compiled
 
     torch._dynamo.reset()
     counters.clear()

@@ -7,11 +7,11 @@ from torch.nn.functional import cross_entropy
 
 from tests.train.test_fit import Crash, bits, train
 from tests.train.test_fit_step import plain
-from toque.train import checkpoint
-from toque.train.log import Settled
+from toque.train.logs.log import Settled
 from toque.train.nonfinite import NonFinite
 from toque.train.run import NonFiniteSettings
-from toque.train.step import Outcome
+from toque.train.state import checkpoint
+from toque.train.steps.step import Outcome
 
 
 def outcome(loss, skipped, images_seen=16, outputs=None):

@@ -11,13 +11,14 @@ from torch.nn.functional import cross_entropy
 
 from toque.data import Batch
 from toque.random import Key
-from toque.train import checkpoint, optimise
-from toque.train.freezing import Freezing
-from toque.train.optimizers import Optimizers
-from toque.train.precision import Precision
+from toque.train.optimisation import optimise
+from toque.train.optimisation.freezing import Freezing
+from toque.train.optimisation.optimizers import Optimizers
+from toque.train.optimisation.schedule import schedule
 from toque.train.run import OptimizerSettings, Run
-from toque.train.schedule import schedule
-from toque.train.step import Step
+from toque.train.state import checkpoint
+from toque.train.steps.precision import Precision
+from toque.train.steps.step import Step
 
 
 def rates(name, warmup_fraction=0.0, final_fraction=0.0, **settings):

@@ -9,9 +9,10 @@ import pytest
 
 import toque
 from tests.train import test_fit as fitting
-from toque.train import outcome, reporting
+from toque.train import reporting
 from toque.train.metrics import answers as answer_files
 from toque.train.metrics import temperature_of
+from toque.train.run_folder import outcome
 from toque.train.tasks import ClassEvaluation, Classification
 
 
@@ -36,7 +37,7 @@ def test_every_validation_image_is_answered_once(run):
     assert np.array_equal(answers.targets, fitting.VAL.labels[answers.indices])
     assert answers.right.mean() == pytest.approx(run.accuracy)
     assert answers.losses.mean() == pytest.approx(run.loss, rel=1e-4)
-    assert fingerprint == toque.train.folder.read_run(run.out)[1]["data_fingerprint"]
+    assert fingerprint == toque.train.run_folder.folder.read_run(run.out)[1]["data_fingerprint"]
 
 
 def test_the_last_line_says_how_sure_the_accuracy_is(run):

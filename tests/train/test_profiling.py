@@ -10,9 +10,9 @@ import pytest
 from torch import nn
 
 from tests.train import test_fit as fitting
-from toque.train.clock import STAGES
+from toque.train.metrics.stages import STAGES
 from toque.train.prepare import Own
-from toque.train.profiling import Cost, Profile, dearest, profile_run
+from toque.train.studies.profiling import Cost, Profile, dearest, profile_run
 
 OWN = Own(fitting.TRAIN, fitting.VAL, lambda: nn.Sequential(fitting.network(), nn.Identity()))
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 import toque
 from tests.train.test_fit import TRAIN, VAL, network, settings
 from toque import checks, cli
-from toque.train import checkpoint, replay
+from toque.train import replay
+from toque.train.state import checkpoint
 
 STEPS = 19
 
@@ -86,7 +87,9 @@ def test_also_with_other_arithmetic_and_from_the_beginning(tmp_path, changed):
 
 
 def test_it_says_if_the_weights_are_others(run, monkeypatch):
-    monkeypatch.setattr("toque.train.replaying.schedule", lambda run, total: lambda seen: 1e-5)
+    monkeypatch.setattr(
+        "toque.train.studies.replaying.schedule", lambda run, total: lambda seen: 1e-5
+    )
     assert again(run, step=5).exact is False
 
 

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from toque.train import checkpoint, saving
 from toque.train.run import CheckpointSettings
-from toque.train.saving import Saver
-from toque.train.snapshot import Camera
+from toque.train.state import checkpoint, saving
+from toque.train.state.saving import Saver
+from toque.train.state.snapshot import Camera
 
 OFTEN = {"every_s": 1e-6, "keep": 2}
 

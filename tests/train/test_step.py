@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from toque import losses
 from toque.data import Batch
 from toque.models.ema import EMA
-from toque.train.optimizers import Optimizers
-from toque.train.precision import LossScale, Precision
+from toque.train.optimisation.optimizers import Optimizers
 from toque.train.run import ClipSettings
-from toque.train.statistics import Statistics
-from toque.train.step import Step
+from toque.train.steps.precision import LossScale, Precision
+from toque.train.steps.statistics import Statistics
+from toque.train.steps.step import Step
 
 CPU = torch.device("cpu")
 FLOAT32 = Precision("float32", CPU)

@@ -12,7 +12,7 @@ from toque import data
 from toque.data.masks import decode_mask
 from toque.random import Key
 from toque.train import tasks
-from toque.train.step import Step
+from toque.train.steps.step import Step
 from toque.train.tasks import multilabel, regression, segmentation
 
 metrics = pytest.importorskip("sklearn.metrics", reason="scikit-learn, of the extra dev")

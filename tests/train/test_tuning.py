@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.train import test_fit as fitting
-from toque.train import tuning
 from toque.train.prepare import Own
+from toque.train.studies import tuning
 
 RATES = np.geomspace(1e-5, 10, 100)
 

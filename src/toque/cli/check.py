@@ -54,7 +54,7 @@ def check(
         show="quiet" if quiet or json_too else "auto",
     )
     if run is not None:
-        from toque.train.contradicted import contradicted
+        from toque.train.studies.contradicted import contradicted
 
         more, read = contradicted(run)
         found = found if more is None else found.with_finding(more, read)

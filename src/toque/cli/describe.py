@@ -51,7 +51,7 @@ def built(name: str, input_size: str, classes: int, batch: int) -> tuple[nn.Modu
     """The model, the shape of the batch, and what to call it."""
     from toque import checks
     from toque.models import create
-    from toque.train.folder import read_run
+    from toque.train.run_folder.folder import read_run
 
     title, size = name, (3, 224, 224)
     if Path(name).is_dir():

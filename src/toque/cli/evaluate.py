@@ -22,7 +22,7 @@ def evaluate(
     import json
 
     from toque.train import evaluate as measure
-    from toque.train.folder import read_run
+    from toque.train.run_folder.folder import read_run
 
     found = measure(run, data)
     settings, environment = read_run(Path(run))

@@ -28,7 +28,7 @@ def plan(
 
     from toque import checks
     from toque.cli.describe import built
-    from toque.train import planning
+    from toque.train.studies import planning
 
     if not all(part.strip().isdigit() for part in ranks.split(",")):
         raise checks.invalid("plan", "--ranks", "numbers", repr(ranks), "As in --ranks 8,64.")

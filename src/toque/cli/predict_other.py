@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def is_for(model: str) -> bool:
     """Whether this is a run on labels, numbers or masks."""
-    from toque.train.folder import SETTINGS, read_run
+    from toque.train.run_folder.folder import SETTINGS, read_run
 
     if not (Path(model) / SETTINGS).is_file():
         return False

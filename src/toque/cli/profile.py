@@ -39,7 +39,7 @@ def profile(
     import os
 
     from toque.train import run as settings_of
-    from toque.train.folder import SETTINGS
+    from toque.train.run_folder.folder import SETTINGS
 
     config: Path | None = None
     data: str | None = source
@@ -51,7 +51,7 @@ def profile(
 
     # Before torch is imported: its profiler greets every start on stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
-    from toque.train.profiling import profile_run
+    from toque.train.studies.profiling import profile_run
 
     found = profile_run(
         run, steps=steps, trace=trace, say=lambda sentence: print(sentence, file=sys.stderr)

@@ -42,7 +42,7 @@ def replay(
             "toque replay", "--out", "a .png, .jpg or .webp", out, "As in -o step.png."
         )
     from toque.train import replay as again
-    from toque.train import replay_sheet
+    from toque.train.studies import replay_sheet
 
     def say(sentence: str) -> None:
         print(sentence, file=sys.stderr)
@@ -91,7 +91,7 @@ def _summary(found: Replayed, order: list[int]) -> dict[str, Any]:
     """The step as JSON: None for what is no number."""
     import math
 
-    from toque.train import replay_sheet
+    from toque.train.studies import replay_sheet
 
     def number(value: float) -> float | None:
         return value if math.isfinite(value) else None

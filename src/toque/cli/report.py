@@ -21,14 +21,14 @@ def report(
     from toque import checks
 
     if len(runs) > 1:
-        from toque.train.comparing import compare
+        from toque.train.studies.comparing import compare
 
         for sentence in compare(runs, out):
             print(sentence)
         print(f"\ncomparison  {out}   (open it in a browser)")
         return
     from toque.train import prepare, reporting
-    from toque.train.folder import read_run
+    from toque.train.run_folder.folder import read_run
 
     run, recorded = read_run(runs[0])
     splits = None

@@ -40,7 +40,7 @@ def tune_lr(
         config, data = Path(data), None
     run = settings_of.load(config, overrides(settings or []), data=data, out=None)
 
-    from toque.train import tuning
+    from toque.train.studies import tuning
 
     def say(step: int, rate: float, loss: float) -> None:
         if step % 10 == 0:

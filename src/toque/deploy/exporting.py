@@ -23,7 +23,7 @@ from toque.deploy.preprocess import Preprocess
 from toque.deploy.program import Program, noise, trace
 from toque.random import Key
 from toque.train import restore
-from toque.train.folder import WEIGHTS, read_run
+from toque.train.run_folder.folder import WEIGHTS, read_run
 from toque.version import VERSION
 
 FORMATS = tuple(suffix[1:] for suffix in SUFFIXES)

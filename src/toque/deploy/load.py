@@ -75,7 +75,7 @@ def _run(path: Path, device: str) -> Predictor:
 
 def temperature_of_run(path: Path) -> float | None:
     """The temperature that calibrates a finished run, where it was measured."""
-    from toque.train import outcome
+    from toque.train.run_folder import outcome
 
     found = outcome.read(path)
     return found.scores.calibration.temperature if found and found.scores else None

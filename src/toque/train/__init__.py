@@ -10,6 +10,19 @@ load_model the model of a finished run
 replay     one step of a run again, exactly
 Replayed   what happened in it
 
+Its rooms, from the bottom up (import-linter holds the order):
+
+metrics/       what answers are worth
+state/         what is saved, and how: complete or absent
+optimisation/  optimisers, rates and freezing, as functions of images seen
+tasks/         what differs between single label, several labels, numbers and masks
+run_folder/    the folder of a run
+steps/         from a batch to changed weights
+logs/          what is told while training
+loop.py        fit
+studies/       what is asked of a run besides: profile, replay, range test, plan
+report/        the pages; distributed/, many ranks
+
 Imported when first used: settings are read and written without waiting for torch.
 """
 
@@ -26,8 +39,8 @@ _NAMES = {
     "evaluate": "restore",
     "Evaluation": "tasks",
     "load_model": "restore",
-    "replay": "replaying",
-    "Replayed": "replaying",
+    "replay": "studies.replaying",
+    "Replayed": "studies.replaying",
 }
 
 __all__ = [
@@ -44,10 +57,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from toque.train.loop import Result, fit
-    from toque.train.replaying import Replayed, replay
     from toque.train.restore import evaluate, load_model
     from toque.train.run import Run
     from toque.train.stop import Stopped
+    from toque.train.studies.replaying import Replayed, replay
     from toque.train.tasks import Evaluation
 
 

@@ -12,13 +12,14 @@ from torch import nn
 from toque import durable
 from toque.data import Splits
 from toque.models import weights
-from toque.train import checkpoint, clock
 from toque.train.distributed import sharding
 from toque.train.distributed.world import ALONE, World
-from toque.train.folder import RunFolder
-from toque.train.log import Row
+from toque.train.logs import clock
+from toque.train.logs.log import Row
 from toque.train.run import Run
-from toque.train.step import Step
+from toque.train.run_folder.folder import RunFolder
+from toque.train.state import checkpoint
+from toque.train.steps.step import Step
 from toque.train.tasks import Metric, Task
 
 

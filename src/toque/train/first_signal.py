@@ -18,8 +18,8 @@ from toque.data import Source
 from toque.models.signal import Signal, Watched
 from toque.models.signal import signal as look
 from toque.random import Key
-from toque.train.folder import SIGNAL
 from toque.train.run import Run
+from toque.train.run_folder.folder import SIGNAL
 
 _IMAGES = 16  # enough for the similarity of different images; a fraction of one step's work
 

@@ -14,35 +14,27 @@ from torch import nn
 
 from toque import data
 from toque.data import OwnData
-from toque.train import (
-    checkpoint,
-    distributed,
-    environment,
-    finish,
-    first_signal,
-    folder,
-    loggers,
-    parts,
-    prepare,
-    progress,
-)
+from toque.train import distributed, finish, first_signal, parts, prepare
 from toque.train import run as settings
-from toque.train.clock import Clock, memory_bytes
-from toque.train.crowding import crowded
 from toque.train.distributed import World, preparing
 from toque.train.distributed.follower import SilentLog, SilentProgress, SilentSaver
-from toque.train.inventory import Inventory
-from toque.train.log import MetricsLog, Window
+from toque.train.logs import loggers, progress
+from toque.train.logs.clock import Clock, memory_bytes
+from toque.train.logs.crowding import crowded
+from toque.train.logs.log import MetricsLog, Window
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.metrics import Scores
 from toque.train.nonfinite import NonFinite
-from toque.train.precision import Precision
+from toque.train.optimisation.schedule import schedule
 from toque.train.prepare import Own, OwnModel
 from toque.train.reporting import conclude
 from toque.train.rewind import Rewindable
 from toque.train.run import Run
-from toque.train.saving import Saver
-from toque.train.schedule import schedule
+from toque.train.run_folder import environment, folder
+from toque.train.run_folder.inventory import Inventory
+from toque.train.state import checkpoint
+from toque.train.state.saving import Saver
+from toque.train.steps.precision import Precision
 from toque.train.stop import Stopped, StopRequest
 from toque.train.stopping import EarlyStop
 
@@ -248,7 +240,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         evaluated_images = -1
         shown.begin(images_seen, total_images)
         end.callback(shown.end)
-        if busy := crowded(device, prepare.num_cores()):
+        if busy := crowded(device, environment.num_cores()):
             shown.say(busy)
         network.train()
         clock = Clock(device)

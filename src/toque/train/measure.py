@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from toque.data import Batch
-from toque.train import compiled
 from toque.train.distributed.world import ALONE, World
-from toque.train.precision import Precision
+from toque.train.steps import compiled
+from toque.train.steps.precision import Precision
 from toque.train.tasks import Evaluation, Task
 from toque.train.tasks.task import Loss
 

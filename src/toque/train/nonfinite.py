@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from toque import checks
-from toque.train.log import Settled
+from toque.train.logs.log import Settled
 from toque.train.run import NonFiniteSettings
 
 # Each halves a float16 loss scale that begins at 2**16: after so many it is 2**-8.

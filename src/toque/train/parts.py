@@ -10,14 +10,15 @@ from torch import nn
 from toque import augment, data, layers
 from toque.data import Batch, Splits
 from toque.models.ema import EMA
-from toque.train import memory, optimise
 from toque.train.distributed import World, preparing
-from toque.train.freezing import Freezing
 from toque.train.measure import Loss
-from toque.train.mixing import Mixing
-from toque.train.precision import Precision
+from toque.train.optimisation import optimise
+from toque.train.optimisation.freezing import Freezing
 from toque.train.run import Run
-from toque.train.step import Step
+from toque.train.steps import memory
+from toque.train.steps.mixing import Mixing
+from toque.train.steps.precision import Precision
+from toque.train.steps.step import Step
 
 
 def total_images(run: Run, splits: Splits) -> int:

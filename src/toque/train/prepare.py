@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from torch import nn
 
 from toque import augment, checks, data, models, random
 from toque.data import OwnData, Source, Splits
-from toque.train import environment, optimise, tasks
-from toque.train.folder import default_out
+from toque.train import tasks
 from toque.train.measure import Loss
+from toque.train.optimisation import optimise
 from toque.train.run import Run
+from toque.train.run_folder import environment
+from toque.train.run_folder.folder import default_out
 from toque.train.tasks import Task
 from toque.version import VERSION
 
@@ -99,18 +100,12 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
         image_size=image_size,
         model=model,
         augment=run.augment or "light",
-        threads=run.threads or num_cores(),
+        threads=run.threads or environment.num_cores(),
         optimizer=optimizer.model_dump(),
         loss={**run.loss.model_dump(), "name": loss_name, "label_smoothing": smoothing},
         rules=optimise.resolve_rules(run, image_size),
         log={**run.log.model_dump(), "every_images": run.log.every_images or rows},
     )
-
-
-def num_cores() -> int:
-    """The cores this process may use: its share, where torchrun started several on this machine."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (here or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def short_side(source: Source) -> int:

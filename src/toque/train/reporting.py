@@ -12,13 +12,15 @@ import numpy as np
 from toque import augment, durable, random
 from toque.data import Splits
 from toque.random import Key
-from toque.train import clock, first_signal, folder, outcome, prepare, tasks
+from toque.train import first_signal, prepare, tasks
 from toque.train import run as settings_of
-from toque.train.folder import RunFolder, read_run
-from toque.train.log import read_rows
+from toque.train.logs import clock
+from toque.train.logs.log import read_rows
 from toque.train.metrics import Answers, Scores, suspects
-from toque.train.outcome import Outcome
 from toque.train.run import Run
+from toque.train.run_folder import environment, folder, outcome
+from toque.train.run_folder.folder import RunFolder, read_run
+from toque.train.run_folder.outcome import Outcome
 from toque.train.tasks import Evaluation
 from toque.train.tasks.pictures import displayed
 from toque.train.tasks.task import Table
@@ -107,7 +109,7 @@ def write_report(path: Path, splits: Splits | None, evaluation: Evaluation | Non
         notes=ended.notes if ended else (),
     )
     if splits is not None:
-        advice = clock.advice(validations, run, splits.train, prepare.num_cores())
+        advice = clock.advice(validations, run, splits.train, environment.num_cores())
         contents = replace(contents, advice=advice, augmented=_augmented(run, splits))
         if evaluation is not None:
             _, pipeline = prepare.pipelines(run, splits, tasks.of(splits.train))

@@ -11,9 +11,10 @@ from torch import nn
 from toque import augment, checks, data, models
 from toque.models import weights
 from toque.train import prepare, tasks
-from toque.train.folder import WEIGHTS, read_run
 from toque.train.measure import measure
 from toque.train.run import Run
+from toque.train.run_folder import environment
+from toque.train.run_folder.folder import WEIGHTS, read_run
 from toque.train.tasks import Evaluation, Task
 
 
@@ -87,7 +88,7 @@ def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "a
     trained = load_model(path, device=str(chosen))
     source = images_of(trained, data_path)
     batches = data.evaluation_batches(
-        source, trained.pipeline, batch_size=trained.run.batch_size, threads=prepare.num_cores()
+        source, trained.pipeline, batch_size=trained.run.batch_size, threads=environment.num_cores()
     )
     loss = trained.task.loss(trained.task.loss_name, 0.0)
     return measure(trained.model, batches, trained.task, loss, chosen)

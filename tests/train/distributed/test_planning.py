@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from tests.train.distributed import ranks
-from toque.train import distributed, planning
+from toque.train import distributed
 from toque.train.distributed import sharding, simulated
+from toque.train.studies import planning
 
 
 def network():

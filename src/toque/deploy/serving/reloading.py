@@ -17,7 +17,8 @@ from toque.deploy.load import load
 from toque.deploy.predictor import Predictor, calibrated
 
 _LOOK_EVERY_S = 2.0
-_WEIGHTS = "weights.safetensors"  # toque.train.folder.WEIGHTS, without importing the training
+# As in train/run_folder/folder.py, which is not imported: it would load the training.
+_WEIGHTS = "weights.safetensors"
 
 Signature = tuple[int, int, int]
 

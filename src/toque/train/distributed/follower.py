@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from toque.train.log import Row
+from toque.train.logs.log import Row
 
 
 class SilentLog:

@@ -4,6 +4,7 @@ answers.py         what a classifier said of each image, small enough to keep wi
 classification.py  accuracy, top 5, F1, calibration, each with its interval
 intervals.py       bootstrap: how sure a score is, and whether two runs differ
 calibration.py     whether 90 % confident means 90 % right, and the temperature that mends it
+stages.py          what share of the time each stage of a run took
 suspects.py        labels that the answers contradict
 
 NumPy alone: nothing here needs the model, the images or torchmetrics (four seconds of import).

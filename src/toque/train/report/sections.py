@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from toque.models.signal import Signal
-from toque.train import clock
-from toque.train.metrics import Scores
+from toque.train.metrics import Scores, stages
 from toque.train.report import axes, lines
 from toque.train.report.contents import Doubtful
 
-_STAGES: dict[clock.Stage, str] = {
+_STAGES: dict[stages.Stage, str] = {
     "device": "computing",
     "data": "waiting for images",
     "host": "Python between the steps",
@@ -23,7 +22,7 @@ _STAGES: dict[clock.Stage, str] = {
 
 
 def shares(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    part = clock.shares([row for row in metrics if row.get("split") == "val"])
+    part = stages.shares([row for row in metrics if row.get("split") == "val"])
     return [
         {"stage": stage, "share": part[stage], "says": says}
         for stage, says in _STAGES.items()

@@ -22,7 +22,7 @@ from toque.augment import Compose
 from toque.data import Splits
 from toque.data.targets import IGNORE_INDEX
 from toque.models.answers import Softmax
-from toque.train.optimise import SMALL_IMAGE_PX
+from toque.train.optimisation.optimise import SMALL_IMAGE_PX
 from toque.train.tasks.pictures import overlay
 from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task, percent
 

@@ -20,7 +20,7 @@ from toque import augment, checks, data, losses
 from toque.data.targets import Task as TaskName
 from toque.train.distributed.world import World
 from toque.train.metrics import Scores
-from toque.train.optimise import SMALL_IMAGE_PX
+from toque.train.optimisation.optimise import SMALL_IMAGE_PX
 
 if TYPE_CHECKING:
     from toque.train.report import Picture

@@ -18,10 +18,12 @@ from torch.profiler import ProfilerActivity, profile
 from toque import checks
 from toque.data import Batch
 from toque.models.step_time import profile_step
-from toque.train.clock import STAGES, Clock, Stage, shares
-from toque.train.prepare import Own, num_cores
+from toque.train.logs.clock import Clock
+from toque.train.metrics.stages import STAGES, Stage, shares
+from toque.train.prepare import Own
 from toque.train.run import Run
-from toque.train.trial import Trial, trial
+from toque.train.run_folder.environment import num_cores
+from toque.train.studies.trial import Trial, trial
 
 _TRACED_STEPS = 3
 _OPERATORS, _MODULES = 12, 12

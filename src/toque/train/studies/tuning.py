@@ -19,7 +19,7 @@ import numpy as np
 from toque import checks, durable
 from toque.train.prepare import Own
 from toque.train.run import Run
-from toque.train.trial import trial
+from toque.train.studies.trial import trial
 
 _SMOOTHING = 0.9
 _RISEN = 1.5  # times the lowest smoothed loss, and above the first: it will not come back

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from toque import checks
-from toque.train import folder, outcome
-from toque.train.folder import read_run
-from toque.train.log import read_rows
+from toque.train.logs.log import read_rows
+from toque.train.run_folder import folder, outcome
+from toque.train.run_folder.folder import read_run
 
 
 def compare(paths: Sequence[Path], out: Path) -> list[str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from toque import checks, durable
-from toque.train import folder
 from toque.train.metrics import Scores, scores_of
 from toque.train.metrics import answers as answer_files
+from toque.train.run_folder import folder
 from toque.train.tasks.task import Table
 from toque.version import VERSION
 

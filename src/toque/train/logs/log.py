@@ -16,8 +16,8 @@ from toque.train.distributed.world import ALONE, World
 from toque.train.metrics.counting import num_correct
 
 if TYPE_CHECKING:
-    from toque.train.loggers import Logger
-from toque.train.step import Outcome
+    from toque.train.logs.loggers import Logger
+from toque.train.steps.step import Outcome
 
 Row = dict[str, Any]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -43,6 +44,12 @@ def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
         for name in sorted(before.keys() | now.keys())
         if name != "python" and before.get(name) != now.get(name)
     ]
+
+
+def num_cores() -> int:
+    """The cores this process may use: its share, where torchrun started several on this machine."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (here or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def git_state(folder: Path) -> dict[str, str | bool] | None:

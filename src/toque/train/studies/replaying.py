@@ -21,14 +21,16 @@ from torch.utils._pytree import tree_map
 
 from toque import augment, checks
 from toque.data import OwnData
-from toque.train import checkpoint, environment, folder, parts, prepare
+from toque.train import parts, prepare
 from toque.train.distributed import World, preparing
-from toque.train.inventory import Inventory
 from toque.train.measure import Loss
-from toque.train.precision import Precision
+from toque.train.optimisation.schedule import schedule
 from toque.train.prepare import Own, OwnModel
 from toque.train.run import Run
-from toque.train.schedule import schedule
+from toque.train.run_folder import environment, folder
+from toque.train.run_folder.inventory import Inventory
+from toque.train.state import checkpoint
+from toque.train.steps.precision import Precision
 
 
 @dataclass(frozen=True)

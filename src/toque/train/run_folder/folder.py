@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from toque import checks, durable
-from toque.train import formats, inventory
 from toque.train import run as settings_of
-from toque.train.inventory import Inventory
 from toque.train.run import Run
+from toque.train.run_folder import inventory
+from toque.train.run_folder.inventory import Inventory
+from toque.train.state import formats
 from toque.version import VERSION
 
 SETTINGS, METRICS, SIGNAL, WEIGHTS, RESULT, REPORT = (

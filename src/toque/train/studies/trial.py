@@ -12,11 +12,11 @@ from torch import nn
 from toque.data import Batch, Splits
 from toque.train import parts, prepare
 from toque.train.distributed import World, preparing
-from toque.train.precision import Precision
+from toque.train.optimisation.schedule import schedule
 from toque.train.prepare import Own
 from toque.train.run import Run
-from toque.train.schedule import schedule
-from toque.train.step import Step
+from toque.train.steps.precision import Precision
+from toque.train.steps.step import Step
 
 
 @dataclass(frozen=True)

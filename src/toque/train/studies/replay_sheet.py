@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from toque.train.replaying import Replayed
 from toque.train.report.images import denormalise
+from toque.train.studies.replaying import Replayed
 
 if TYPE_CHECKING:
     from PIL import Image

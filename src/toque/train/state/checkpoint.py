@@ -26,8 +26,8 @@ import safetensors
 from safetensors.torch import load_file, save_file
 
 from toque import checks, durable
-from toque.train import formats
-from toque.train.snapshot import Camera, Snapshot, put_tensors
+from toque.train.state import formats
+from toque.train.state.snapshot import Camera, Snapshot, put_tensors
 from toque.version import VERSION as TOQUE
 
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from toque import checks
-from toque.train import checkpoint
 from toque.train.run import CheckpointSettings
-from toque.train.snapshot import Camera, Snapshot
+from toque.train.state import checkpoint
+from toque.train.state.snapshot import Camera, Snapshot
 
 _RETRY_S = 60.0
 _WRITER_NICENESS = 10

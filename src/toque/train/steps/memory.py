@@ -17,7 +17,7 @@ from torch import nn
 from toque import checks, layers
 from toque.models import memory
 from toque.train.run import Run
-from toque.train.statistics import Statistics
+from toque.train.steps.statistics import Statistics
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 # What is not seen: a kernel's own workspace, the allocator's rounding.

@@ -24,18 +24,18 @@ from toque import checks, random
 from toque.data import Batch
 from toque.losses.counting import num_targets, weighted
 from toque.models.ema import EMA
-from toque.train import compiled, memory
 from toque.train.distributed import sharding
 from toque.train.distributed.exchange import Exchange
-from toque.train.freezing import Freezing
-from toque.train.gradients import Gradients
-from toque.train.measure import Loss
-from toque.train.mixing import Mixing
-from toque.train.optimizers import Optimizers
-from toque.train.precision import LossScale, Precision
+from toque.train.optimisation.freezing import Freezing
+from toque.train.optimisation.optimizers import Optimizers
 from toque.train.run import ClipSettings
-from toque.train.sharpness import Ascent
-from toque.train.statistics import Statistics
+from toque.train.steps import compiled, memory
+from toque.train.steps.gradients import Gradients
+from toque.train.steps.mixing import Mixing
+from toque.train.steps.precision import LossScale, Precision
+from toque.train.steps.sharpness import Ascent
+from toque.train.steps.statistics import Statistics
+from toque.train.tasks.task import Loss
 
 
 @dataclass(slots=True, eq=False)

@@ -19,20 +19,15 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from toque.data import Source
-from toque.train.prepare import num_cores
+from toque.train.metrics.stages import STAGES, Stage, shares
 from toque.train.run import Run
+from toque.train.run_folder.environment import num_cores
 
-Stage = Literal["data", "host", "device", "checkpoint", "validation"]
-STAGES: tuple[Stage, ...] = ("data", "host", "device", "checkpoint", "validation")
-# What a row measures of the machine and not of the training: two equal runs differ in these alone.
-MEASURED = frozenset(
-    {"images_per_s", "time_s", "memory_bytes", *(f"{stage}_s" for stage in STAGES)}
-)
 _TELLING_S = 1.0  # a stretch shorter than this says nothing: its first batch weighs too much
 _WAITING, _SAVING = 0.2, 0.1  # shares that are worth a word
 
@@ -112,16 +107,6 @@ def memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def shares(rows: Sequence[Mapping[str, Any]]) -> dict[Stage, float]:
-    """What share of the time each stage took, over rows of metrics.jsonl; empty if none says.
-
-    Give rows of one split: both count the same seconds.
-    """
-    seconds = {stage: sum(row.get(f"{stage}_s") or 0.0 for row in rows) for stage in STAGES}
-    total = sum(seconds.values())
-    return {stage: seconds[stage] / total for stage in STAGES} if total > 0 else {}
 
 
 def remark(row: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from toque import checks
 from toque.models import parameters
 from toque.models.parameters import Rule
 from toque.train.distributed import sharding
-from toque.train.optimizers import Optimizers
+from toque.train.optimisation.optimizers import Optimizers
 from toque.train.run import OptimizerSettings, Run
 
 SMALL_IMAGE_PX = 64

@@ -22,7 +22,7 @@ from toque.train.run import LogName, Run
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from toque.train.log import Row
+    from toque.train.logs.log import Row
 
 _PLACES = ("images_seen", "epoch", "time_s", "split")
 _PACKAGES: dict[LogName, str] = {"wandb": "wandb", "mlflow": "mlflow"}

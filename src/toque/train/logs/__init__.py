@@ -1,0 +1,1 @@
+"""What is told while training: rows of numbers, progress, where the time goes."""

@@ -1,0 +1,1 @@
+"""Optimisers by name, and what they follow as functions of images seen: rates, freezing."""
