@@ -2,7 +2,9 @@
 
 For each: bytes saved for backward (counted by the allocator: live after forward), peak bytes of
 forward and backward, CPU time as a ratio to the plain composition (interleaved runs, one thread),
-and the error of the gradients against float64, beside the plain composition's own. The allocator is
+and the error of the gradients against float64, beside the plain composition's own: of a loss or
+layer the largest absolute error over the largest gradient, of a net as layers.compare_gradients says
+(the worst tensor that is not zero by cancellation; and in units of eager's rounding). The allocator is
 told to keep what was freed (as after some minutes of a training that fits the memory); with --untuned
 it is glibc's own, which gives blocks above 32 MB back and takes page faults for them each time: most
 of what a loss that makes no large blocks then wins.
@@ -57,19 +59,20 @@ class Row:
     high: float
     error: float
     plain_error: float
+    remark: str = ""
 
     def __str__(self) -> str:
         return (
             f"{self.case:42} {self.name:24} {self.saved_mb:8.1f} MB {100 * self.saved:6.1f} % "
             f"peak {self.peak:5.2f}  time x{self.time:.2f} ({self.low:.2f}-{self.high:.2f})  "
-            f"error {self.error:.0e} (plain {self.plain_error:.0e})"
+            f"error {self.error:.0e} (plain {self.plain_error:.0e}){self.remark}"
         )
 
     def recorded(self) -> str:
         return (
             f"{self.case}, {self.name}: saved {100 * self.saved:.1f} % ({self.saved_mb:.1f} MB), "
             f"peak x{self.peak:.2f}, time x{self.time:.2f} ({self.low:.2f}-{self.high:.2f}), "
-            f"error {self.error:.0e}"
+            f"error {self.error:.0e} (plain {self.plain_error:.0e}){self.remark}"
         )
 
 
@@ -357,23 +360,19 @@ def whole_nets(
     seconds = interleaved(
         [lambda net=net: step(net) for net in nets.values()], max(3, repeats // 3)
     )
+    plain_net = next(iter(nets.values()))
+    plain_net.load_state_dict(starts[0])
+    exact = gradients_by_name(copy.deepcopy(plain_net).double(), images.double(), targets)
     rows: list[Row] = []
     base = None
     for (kind, net), times, start in zip(nets.items(), seconds, starts, strict=True):
         net.load_state_dict(start)
-        step(net)
-        gradients = [p.grad.double() for p in net.parameters() if p.grad is not None]
+        gradients = gradients_by_name(net, images, targets)
         buffers = [b.clone() for b in net.buffers()]
-        for parameter in net.parameters():
-            parameter.grad = None
         live, _ = memory_events(lambda net=net: net(images))
         _, peak = memory_events(lambda net=net: step(net))
         base = base or (live, peak, gradients, buffers)
-        floor = 1e-6 * max(float(g.abs().max()) for g in base[2])
-        error = max(
-            float((a - b).abs().max() / b.abs().max().clamp(min=floor))
-            for a, b in zip(gradients, base[2], strict=True)
-        )
+        errors = layers.compare_gradients(gradients, base[2], exact)
         # Rounding of another order of sums is 1e-6; statistics that move twice differ by 10 %.
         pairs = list(zip(buffers, base[3], strict=True))
         moved = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in pairs)
@@ -382,11 +381,21 @@ def whole_nets(
             Row(
                 name, kind + ("" if moved else " (statistics differ)"), live / 2**20,
                 live / base[0], peak / base[1], statistics.median(ratios), ratios[0], ratios[-1],
-                error, 0.0,
+                errors.worst, errors.plain_worst,
+                f", at most x{errors.times_plain:.1f} of eager's rounding in any tensor",
             )
         )  # fmt: skip
         print(rows[-1], flush=True)
     return rows
+
+
+def gradients_by_name(net: nn.Module, images: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    """Gradients of one step by the parameters' names; those of the parameters are cleared."""
+    net.zero_grad()
+    F.cross_entropy(net(images), targets).backward()
+    found = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    return {name.removeprefix("_orig_mod."): gradient for name, gradient in found.items()}
 
 
 def gpu_cases(repeats: int) -> list[str]:

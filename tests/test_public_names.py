@@ -33,8 +33,9 @@ NAMES = {
         Exported Parity Prediction Predictions Predictor answer export load predict
     """,
     "toque.layers": """
-        ActLinearMlp BlurPool Fused GeM LearnedStepQuantiser RMSNorm2d Report
-        SubsetDepth Trace act_linear freeze_for_input_grad fused is_saving_memory
+        ActLinearMlp BlurPool Fused GeM GradientErrors LearnedStepQuantiser RMSNorm2d
+        Report SubsetDepth Trace act_linear compare_gradients freeze_for_input_grad fused
+        is_saving_memory
         keep_activations norm_act_conv norm_linear recomputing reverse_gradient
         save_memory saved_bytes straight_through trace_saved verify
     """,

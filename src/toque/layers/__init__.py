@@ -8,6 +8,7 @@ from toque.layers.fused import Fused, fused
 from toque.layers.memory import is_saving_memory, keep_activations, save_memory, saved_bytes
 from toque.layers.prologue import ActLinearMlp, act_linear, norm_act_conv, norm_linear
 from toque.layers.recompute import recomputing
+from toque.layers.rounding import GradientErrors, compare_gradients
 from toque.layers.saved import Trace, trace_saved
 from toque.layers.verification import Report, verify
 
@@ -16,12 +17,14 @@ __all__ = [
     "BlurPool",
     "Fused",
     "GeM",
+    "GradientErrors",
     "LearnedStepQuantiser",
     "RMSNorm2d",
     "Report",
     "SubsetDepth",
     "Trace",
     "act_linear",
+    "compare_gradients",
     "freeze_for_input_grad",
     "fused",
     "is_saving_memory",

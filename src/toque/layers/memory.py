@@ -29,7 +29,8 @@ def save_memory(
     In eager mode, what activations, normalisations, gates and residual sums return is made again in
     backward from what is kept anyway. It works on any model, by the operations it runs: nothing in
     it is replaced, and names, state_dict and outputs stay as they are. Where the run compiles,
-    torch.compile's own activation_memory_budget does better and is set instead.
+    torch.compile's own activation_memory_budget does better and is set instead; compiled, gradients
+    differ from eager's by rounding, as without a budget (measure it with `compare_gradients`).
 
     Saved bytes, eager (batch 8 at 224, torch 2.14): see benchmarks/RESULTS.md, "layers".
 
