@@ -89,6 +89,6 @@ def _summary(found: Findings, out: Path | None) -> str:
         lines.append(f"page      {out}   (open it in a browser)")
     lines.append(
         "no problems found" if found.clean else
-        f"{len(found.problems)} kind{'s' if len(found.problems) > 1 else ''} of problems"
+        f"{len(found.problems)} {'kinds of problems' if len(found.problems) > 1 else 'problem'}"
     )  # fmt: skip
     return "\n".join(lines)
