@@ -98,13 +98,13 @@ class Event:
 def test_a_device_that_ran_dry_waited_for_the_host(time, monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", lambda: Event([True, False]))
     clock = Clock(torch.device("cuda"))
-    for _ in clock.watch([0, 0]):
+    for seconds in clock.watch([10, 20]):
         clock.step_begins()
-        time.passes(10)
+        time.passes(seconds)
         clock.step_ends()
     time.passes(3)
     clock.settled()
-    assert clock.take("train") == row(host=10, device=13)
+    assert clock.take("train") == row(host=10, device=23)
 
 
 def test_shares_add_up_and_none_are_none():

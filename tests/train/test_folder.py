@@ -111,7 +111,7 @@ def test_a_mistake_after_a_checkpoint_keeps_everything(tmp_path):
 def test_a_second_process_is_refused(tmp_path):
     run = run_in(tmp_path / "r")
     code = (
-        "import sys\nfrom toque.train import folder\nfrom toque.train.run import Run\n"
+        "import sys\nfrom toque.train.run_folder import folder\nfrom toque.train.run import Run\n"
         f"with folder.opened(Run(out={str(tmp_path / 'r')!r}), {ENVIRONMENT!r}):\n"
         "    print('in', flush=True)\n    sys.stdin.readline()\n"
     )
@@ -133,7 +133,7 @@ def test_a_second_process_is_refused(tmp_path):
 
 def test_a_worker_that_outlives_its_killed_parent_does_not_hold_the_lock(tmp_path):
     code = (
-        "import os, signal, time\nfrom toque.train import folder\nfrom toque.train.run import Run\n"
+        "import os, signal, time\nfrom toque.train.run_folder import folder\nfrom toque.train.run import Run\n"
         f"with folder.opened(Run(out={str(tmp_path / 'r')!r}), {ENVIRONMENT!r}):\n"
         "    worker = os.fork()\n"
         "    if not worker:\n"

@@ -2,18 +2,23 @@
 
 import copy
 import gc
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from tests.train.test_fit import bits, network, train
 from tests.train.test_step import batch, built, labels, pixels, weights
-from toque import layers, models
+from toque import checks, layers, models
 from toque.models import memory as predicted
 from toque.train.run import Run
-from toque.train.steps import memory
+from toque.train.steps import cutting, memory
 
 
 class Limited(nn.Module):
@@ -73,9 +78,106 @@ def test_what_is_no_lack_of_memory_or_cannot_be_helped_is_raised():
         steps(Limited(2, error=RuntimeError))
 
 
+@given(num_images=st.integers(1, 70), size=st.integers(1, 80))
+def test_parts_are_a_batch_in_order_and_none_is_a_single_image_that_need_not_be(num_images, size):
+    parts = [list(range(num_images))[part] for part in cutting.cut(num_images, size)]
+    assert [image for part in parts for image in part] == list(range(num_images))
+    sizes = [len(part) for part in parts]
+    assert len(sizes) == -(-num_images // size) and max(sizes) <= size
+    if 1 in sizes:  # no other way to cut it: one image, or parts of at most two
+        assert num_images == 1 or size < 3
+    smaller = cutting.smaller(num_images, size, 2)
+    if smaller is not None:
+        assert size // 2 <= smaller < size
+        assert min(part.stop - part.start for part in cutting.cut(num_images, smaller)) > 1
+
+
+@pytest.mark.parametrize(("num_images", "most", "parts"), [(8, 2, 2), (9, 3, 3), (5, 3, 3)])
+def test_halving_makes_no_part_of_one_image_where_batchnorm_is_training(num_images, most, parts):
+    limited, roomy = Limited(most), Limited(num_images)
+    for model, settings in ((limited, {}), (roomy, {"micro_batch": parts})):
+        step = built(model.double(), cross_entropy, lr=0.1, **settings)
+        step(batch(pixels(num_images, 4), labels(num_images)), 0, 0.1)
+    assert torch.equal(weights(limited), weights(roomy))
+    assert 1 not in limited.calls
+
+
+@pytest.mark.parametrize("num_images", [2, 3, 8])
+def test_where_halving_would_leave_one_image_to_batchnorm_the_sentence_says_so(num_images):
+    step = built(Limited(1).double(), cross_entropy)
+    with pytest.raises(ValueError, match="enough for two images, as BatchNorm needs, at a time"):
+        step(batch(pixels(num_images, 4), labels(num_images)), 0, 0.1)
+
+
+@pytest.mark.parametrize(("num_images", "micro_batch"), [(1, None), (4, 1), (3, 2)])
+def test_one_image_with_one_value_per_channel_is_a_sentence(num_images, micro_batch):
+    step = built(Limited(8).double(), cross_entropy, micro_batch=micro_batch)
+    with pytest.raises(checks.UserMistake, match=r"two or more where BatchNorm .* got 1\. Choose"):
+        step(batch(pixels(num_images, 4), labels(num_images)), 0, 0.1)
+
+
+def test_another_error_of_the_model_is_left_as_it_is():
+    class Refusing(nn.Linear):
+        def forward(self, x):
+            raise ValueError("of the model itself")
+
+    with pytest.raises(ValueError, match=r"^of the model itself$"):
+        built(Refusing(4, 3).double(), cross_entropy)(batch(pixels(2, 4), labels(2)), 0, 0.1)
+
+
 def test_the_cpus_way_to_say_it_is_understood():
     assert memory.is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you"))
     assert not memory.is_out_of_memory(ValueError("can't allocate memory"))
+
+
+STARVED = """
+import resource, sys, torch
+from torch.nn.functional import cross_entropy
+from tests.train.test_memory import Wide, steps, weights
+
+def address_space():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+torch.set_num_threads(1)
+steps(Wide(64), count=1)  # what the process keeps is there: threads, arenas, kernels
+limit = address_space() + 150 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+model = Wide(1 << 19)
+step, said = steps(model, count=2)
+for sentence in said:
+    print(sentence, file=sys.stderr)
+print(step.micro_batch)
+torch.save(weights(model), sys.argv[1])
+"""
+
+
+class Wide(nn.Module):
+    """More than 256 MiB at the peak for 8 images, from a few weights."""
+
+    def __init__(self, width):
+        super().__init__()
+        torch.manual_seed(0)
+        self.width, self.last = width, nn.Linear(4, 3)
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        wide = (x * self.scale)[:, None, :].expand(-1, self.width, -1)
+        return self.last((wide * 1.5).tanh().sum(1) / self.width)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_that_really_ends_halves_the_parts_within_rounding(tmp_path):
+    file = tmp_path / "weights"
+    done = subprocess.run(
+        [sys.executable, "-c", STARVED, str(file)], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "out of memory at image 0 with 8 images at a time" in done.stderr
+    assert 1 <= int(done.stdout) < 8
+    roomy = Wide(1 << 19)
+    steps(roomy, count=2)
+    torch.testing.assert_close(torch.load(file), weights(roomy), rtol=1e-9, atol=1e-12)
 
 
 def test_saved_tensors_in_host_memory_change_no_bit():

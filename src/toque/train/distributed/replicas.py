@@ -19,6 +19,7 @@ from toque import checks
 from toque.losses.counting import num_targets
 from toque.train.distributed.exchange import Pass, total_targets
 from toque.train.distributed.world import World
+from toque.train.steps import cutting
 
 
 class Replicas:
@@ -64,12 +65,11 @@ class Replicas:
         whole = total_targets(world, num_targets(self._loss, targets))
         size = self._micro_batch or num_images
         losses, outputs = [], []
-        for start in range(0, num_images, size):
-            part = slice(start, start + size)
+        for part in cutting.cut(num_images, size):
             some = tree_map(lambda tensor, part=part: tensor[part], targets)
             counts = num_targets(self._loss, some) * world.size, whole
-            place = (world.rank << 32) + start
-            with self._exchanging(start + size >= num_images):
+            place = (world.rank << 32) + part.start
+            with self._exchanging(part.stop == num_images):
                 loss, output = run_pass(images[part], some, counts, place)
             losses.append(loss)
             outputs.append(output)

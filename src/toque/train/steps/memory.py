@@ -168,3 +168,21 @@ def not_alike(network: nn.Module) -> str:
         if any(isinstance(module, kind) for module in network.modules())
     ]
     return " and ".join(found)
+
+
+def least_part(network: nn.Module) -> int:
+    """The fewest images that may be a part by themselves: two where BatchNorm is training."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return 2 if any(isinstance(m, kind) and m.training for m in network.modules()) else 1
+
+
+def explained(error: ValueError, num_images: int) -> ValueError | None:
+    """BatchNorm's refusal of a single value per channel as a sentence with the fix."""
+    if "more than 1 value per channel" not in str(error):
+        return None
+    return checks.invalid(
+        "fit", "the images that go through the model at a time",
+        "two or more where BatchNorm has one value per image and channel", num_images,
+        "Choose batch_size and memory.micro_batch so that no part has a single image, a larger "
+        "image_size, or GroupNorm.",
+    )  # fmt: skip

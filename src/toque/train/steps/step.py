@@ -29,7 +29,7 @@ from toque.train.distributed.exchange import Exchange
 from toque.train.optimisation.freezing import Freezing
 from toque.train.optimisation.optimizers import Optimizers
 from toque.train.run import ClipSettings
-from toque.train.steps import compiled, memory
+from toque.train.steps import compiled, cutting, memory
 from toque.train.steps.gradients import Gradients
 from toque.train.steps.mixing import Mixing
 from toque.train.steps.precision import LossScale, Precision
@@ -62,8 +62,9 @@ class Step:
     """The step of a run; built once, called for each batch.
 
     With `micro_batch`, the batch goes through the model in parts of so many images, the last one
-    smaller if need be. The gradient is that of the whole batch's loss: every target counts the same
-    in whichever part it is. What a model does across images (BatchNorm) it does in each part.
+    smaller if need be, but not of a single image where that can be. The gradient is that of the
+    whole batch's loss: every target counts the same in whichever part it is. What a model does
+    across images (BatchNorm) it does in each part.
 
     Where memory does not suffice, the parts are halved and the batch is begun again, with the same
     images and draws: the gradients are equal within rounding, but for BatchNorm, which sees smaller
@@ -83,7 +84,8 @@ class Step:
              exchange: differentiates this rank's part of a batch together with other ranks
              offload: keep what backward needs in the host's memory
              compile_network: in place, at the first step: hooks that look at modules come before
-    Raises:  ValueError: out of memory with a single image at a time
+    Raises:  ValueError: out of memory with a single image at a time (two with BatchNorm); a part of
+             one image where BatchNorm cannot do with it
     Example: >>> step = Step(network, loss, optimizers, seed=0, precision=Precision("auto", device))
              >>> outcome = step(batch, images_seen, learning_rate)
     """
@@ -178,16 +180,19 @@ class Step:
     def _halve(self, num_images: int, images_seen: int) -> None:
         """Undo what a pass did, and take parts of half the size from now on."""
         before = min(self.micro_batch or num_images, num_images)
-        if before == 1:
+        least = memory.least_part(self.network)
+        after = cutting.smaller(num_images, before, least)
+        if after is None:
+            needed = "one image" if least == 1 else "two images, as BatchNorm needs,"
             raise checks.invalid(
-                "fit", "the memory", "enough for one image at a time", "less",
+                "fit", "the memory", f"enough for {needed} at a time", "less",
                 "Choose a smaller model or image_size, or set memory.limit.",
             )  # fmt: skip
         self._statistics.restore()
         self._gradients.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        self.micro_batch = before // 2
+        self.micro_batch = after
         exception = memory.not_alike(self.network)
         self.warn(
             f"out of memory at image {images_seen} with {before} images at a time: the step is "
@@ -208,11 +213,10 @@ class Step:
             return self._pass(images_seen, images, targets, None)
         whole = num_targets(self._loss, targets)
         losses, outputs = [], []
-        for start in range(0, num_images, part_images):
-            part = slice(start, start + part_images)
+        for part in cutting.cut(num_images, part_images):
             some = tree_map(lambda tensor, part=part: tensor[part], targets)
             counts = num_targets(self._loss, some), whole
-            loss, output = self._pass(images_seen + start, images[part], some, counts)
+            loss, output = self._pass(images_seen + part.start, images[part], some, counts)
             losses.append(loss)
             outputs.append(output)
         return torch.stack(losses).sum(), torch.cat(outputs)
@@ -227,7 +231,12 @@ class Step:
     ) -> tuple[Tensor, Tensor]:
         random.seed_torch(self._seed, "step", images_seen, place)
         with self._autocast(), self._keeping():
-            outputs = self._module()(images)
+            try:
+                outputs = self._module()(images)
+            except ValueError as error:
+                if (sentence := memory.explained(error, len(images))) is None:
+                    raise
+                raise sentence from error
             loss = self._loss(outputs, targets)
         if counts is not None:
             loss = weighted(loss, *counts)

@@ -1,0 +1,29 @@
+"""How the images of a step are cut into parts that go through the model one after the other."""
+
+from __future__ import annotations
+
+
+def cut(num_images: int, part_images: int) -> list[slice]:
+    """The parts, of `part_images` each and the last one smaller if need be.
+
+    Where a single image would be left over, the last two parts share what there is: BatchNorm
+    cannot take the statistics of one image with one pixel, and poor ones of one image with more.
+
+    Example: >>> [part.stop for part in cut(17, 8)]
+             [8, 15, 17]
+    """
+    stops = [*range(part_images, num_images, part_images), num_images]
+    if len(stops) > 1 and num_images - stops[-2] == 1 and part_images > 2:
+        stops[-2] -= 1
+    return [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def smaller(num_images: int, part_images: int, least: int) -> int | None:
+    """The part that comes next to a half where one of `part_images` was too large.
+
+    None if every smaller size makes a part of fewer than `least` images.
+    """
+    for size in range(max(1, part_images // 2), part_images):
+        if min(part.stop - part.start for part in cut(num_images, size)) >= least:
+            return size
+    return None
