@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-FILES := pyproject.toml constraints.txt $(wildcard setup.py src/toque/augment/kernels/c/*)
+FILES := pyproject.toml constraints.txt $(wildcard setup.py src/toque/augment/kernels/c/* src/toque/data/c/*)
 
 .PHONY: demo test lint types contracts check format clean
 

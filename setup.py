@@ -1,8 +1,9 @@
-"""Builds the C kernel of augment when toque is installed; everything else stands in pyproject.toml.
+"""Builds the C of toque when it is installed; everything else stands in pyproject.toml.
 
-The kernel is optional: without a C compiler toque installs and runs all the same, and augments in
-plain torch. It is loaded with ctypes and uses nothing of Python or torch, so one wheel serves every
-Python.
+Two libraries: the kernel of augment, and the decoding of a part of a JPEG, which needs the headers
+of libjpeg-turbo besides. Each is optional: without a C compiler toque installs and runs all the
+same, and augments in plain torch; without the headers it decodes whole files. They are loaded with
+ctypes and use nothing of Python or torch, so one wheel serves every Python.
 """
 
 import hashlib
@@ -30,13 +31,26 @@ FLAGS = [
 ]
 
 
-SOURCES = "src/toque/augment/kernels/c"
-# The library says what it was built from: cpu.py refuses one that is older than the tree around it.
-FILES = sorted((Path(__file__).parent / SOURCES).glob("*.[ch]"))
-DIGEST = hashlib.sha256(b"".join(file.read_bytes() for file in FILES))
+KERNEL = "src/toque/augment/kernels/c"
+REGION = "src/toque/data/c"
 
 
-class BuildKernel(build_ext):
+def plain_library(name: str, sources: str, main: str, libraries: list[str]) -> Extension:
+    """A library that says what it was built from: one older than the tree around it is refused."""
+    files = sorted((Path(__file__).parent / sources).glob("*.[ch]"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    return Extension(
+        name,
+        sources=[f"{sources}/{main}"],
+        depends=[f"{sources}/{file.name}" for file in files],
+        define_macros=[("TOQUE_SOURCE_SHA256", f'"{digest}"')],
+        extra_compile_args=FLAGS,
+        libraries=libraries,
+        optional=True,
+    )
+
+
+class BuildLibrary(build_ext):
     """A plain shared library: no Python module, so no tag of a Python version in its name."""
 
     def get_ext_filename(self, fullname: str) -> str:
@@ -55,15 +69,8 @@ class WheelForAnyPython(bdist_wheel):
 
 setup(
     ext_modules=[
-        Extension(
-            "toque.augment.kernels._cpu",
-            sources=[f"{SOURCES}/kernel.c"],
-            depends=[f"{SOURCES}/{file.name}" for file in FILES],
-            define_macros=[("TOQUE_SOURCE_SHA256", f'"{DIGEST.hexdigest()}"')],
-            extra_compile_args=FLAGS,
-            libraries=["m"],
-            optional=True,
-        )
+        plain_library("toque.augment.kernels._cpu", KERNEL, "kernel.c", ["m"]),
+        plain_library("toque.data._region", REGION, "region.c", ["jpeg"]),
     ],
-    cmdclass={"build_ext": BuildKernel, "bdist_wheel": WheelForAnyPython},
+    cmdclass={"build_ext": BuildLibrary, "bdist_wheel": WheelForAnyPython},
 )

@@ -9,8 +9,10 @@ libjpeg-turbo on bytes that are in memory already (JPEG only). Below it, the loo
 a run. FOLDER is searched to the bottom; without it the two shipped JPEG photos, each 20 times.
 
 --train: RandomResizedCrop(224) + flip + normalise from JPEG photos of 500 x 375 and of 3000 x 2000
-(mosaics of the shipped photos, quality 90), batches of 32 float32, CPU ms an image in one thread, and
+(mosaics of the shipped photos, quality 90), batches of 32 and 8 float32, CPU ms an image in one thread, and
 the wall clock of toque with two threads against one. The allocator keeps large blocks for everyone.
+The floor is the Huffman decoder alone on the rows that the same crops need: below it no decoder built
+on libjpeg-turbo can come. Without the library of data/c the rows say so.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ import torchvision
 from PIL import Image
 
 from toque import augment
-from toque.data import FolderSource, decode, files_below, train_batches
+from toque.data import FolderSource, decode, files_below, region, train_batches
 from toque.data.scan import scan
+from toque.random import Key
 
 TUNED = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
@@ -75,7 +78,6 @@ def cpu_us(work: Callable[[], object], num_images: int) -> float:
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BATCH = 32
 
 
 def mosaic(height: int, width: int, seed: int) -> Image.Image:
@@ -91,7 +93,7 @@ def mosaic(height: int, width: int, seed: int) -> Image.Image:
     return Image.fromarray(np.concatenate(rows)[:height])
 
 
-def by_our_loader(source: FolderSource, threads: int, scaled: bool = True) -> None:
+def by_our_loader(source: FolderSource, batch_size: int, threads: int, scaled: bool = True) -> None:
     pipeline = augment.Compose(
         [
             augment.RandomResizedCrop(224),
@@ -100,13 +102,13 @@ def by_our_loader(source: FolderSource, threads: int, scaled: bool = True) -> No
         ]
     )
     for _ in train_batches(
-        source, pipeline, seed=0, batch_size=BATCH, start_images=0, stop_images=len(source),
+        source, pipeline, seed=0, batch_size=batch_size, start_images=0, stop_images=len(source),
         threads=threads, scaled_decoding=scaled,
     ):  # fmt: skip
         pass
 
 
-def by_a_loop(paths: list[Path], read: Callable[[Path], object]) -> None:
+def by_a_loop(paths: list[Path], batch_size: int, read: Callable[[Path], object]) -> None:
     from torchvision.transforms import v2
 
     pipeline = v2.Compose(
@@ -118,8 +120,8 @@ def by_a_loop(paths: list[Path], read: Callable[[Path], object]) -> None:
             v2.Normalize(MEAN, STD),
         ]
     )
-    for first in range(0, len(paths), BATCH):
-        torch.stack([pipeline(read(path)) for path in paths[first : first + BATCH]])
+    for first in range(0, len(paths), batch_size):
+        torch.stack([pipeline(read(path)) for path in paths[first : first + batch_size]])
 
 
 def open_rgb(path: Path) -> Image.Image:
@@ -127,7 +129,7 @@ def open_rgb(path: Path) -> Image.Image:
 
 
 def train(rounds: int, to_record: bool) -> None:
-    for height, width, n in ((375, 500, 192), (2000, 3000, 32)):
+    for height, width, n, size in ((375, 500, 192, 32), (2000, 3000, 64, 8)):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder)
             names = [f"{number}.jpg" for number in range(n)]
@@ -136,11 +138,17 @@ def train(rounds: int, to_record: bool) -> None:
             paths = [root / name for name in names]
             source = FolderSource(root, names, [0] * n, ["a"])
             works: dict[str, Callable[[], object]] = {
-                "toque": lambda s=source: by_our_loader(s, 1),
-                "toque, full decoding": lambda s=source: by_our_loader(s, 1, scaled=False),
-                "Pillow": lambda p=paths: by_a_loop(p, open_rgb),
-                "torchvision": lambda p=paths: by_a_loop(p, by_torchvision),
+                "toque": partial(by_our_loader, source, size, 1),
+                "toque, full decoding": partial(by_our_loader, source, size, 1, scaled=False),
+                "Pillow": partial(by_a_loop, paths, size, open_rgb),
+                "torchvision": partial(by_a_loop, paths, size, by_torchvision),
             }
+            if region.available():
+                works["Huffman decoder alone"] = huffman_alone(paths, height, width)
+            else:
+                print(
+                    "toque was built without the headers of libjpeg-turbo: whole files are decoded"
+                )
             times: dict[str, list[float]] = {name: [] for name in works}
             speedups = []
             for work in works.values():
@@ -148,7 +156,7 @@ def train(rounds: int, to_record: bool) -> None:
             for _ in range(rounds):
                 for name, work in works.items():
                     times[name].append(cpu_us(work, n) / 1e3)
-                wall = [wall_s(partial(by_our_loader, source, threads)) for threads in (1, 2)]
+                wall = [wall_s(partial(by_our_loader, source, size, threads)) for threads in (1, 2)]
                 speedups.append(wall[0] / wall[1])
         told = []
         for name, values in times.items():
@@ -167,6 +175,22 @@ def train(rounds: int, to_record: bool) -> None:
                 f"one thread, median (range, ratio) of {rounds}: {', '.join(told)}; {two}; Pillow "
                 f"{PIL.__version__}, torchvision {torchvision.__version__}",
             )
+
+
+def huffman_alone(paths: list[Path], height: int, width: int) -> Callable[[], None]:
+    """Every row down to the end of the crop passes the Huffman decoder; one block becomes pixels."""
+    crop = augment.Compose([augment.RandomResizedCrop(224)])
+    indices = np.arange(len(paths))
+    boxes = crop.decoding_box(crop.draw(Key(0, 0, indices)), [(height, width)] * len(paths))
+    contents = [path.read_bytes() for path in paths]
+    pixels = np.empty((-(-height // 8), -(-width // 8), 3), np.uint8)
+
+    def work() -> None:
+        for content, box in zip(contents, boxes, strict=True):
+            bottom = max(1, min(len(pixels), int(box[2]) // 8))
+            assert region.decode_region(content, 8, (bottom - 1, 0, bottom, 1), pixels)
+
+    return work
 
 
 def wall_s(work: Callable[[], object]) -> float:

@@ -25,6 +25,7 @@ PaddingMode = Literal["constant", "edge", "reflect", "symmetric"]
 
 _KINDS: tuple[Kind, ...] = ("shift", "resize", "warp")
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "bilinear", "bicubic")
+_REACH = {"nearest": 0.0, "bilinear": 1.0, "bicubic": 2.0}
 _PADDING_MODES: tuple[PaddingMode, ...] = ("constant", "edge", "reflect", "symmetric")
 
 Matrices = npt.NDArray[np.float64]
@@ -138,6 +139,21 @@ class Canvas:
         bottom = top + self.matrix[:, 1, 1] * self.height
         low = np.minimum(top, bottom), np.minimum(left, right)
         return np.stack([*low, np.maximum(top, bottom), np.maximum(left, right)], axis=1)
+
+    def read(self) -> Matrices:
+        """The rectangle of the source that the picture is made of, [B, 4]; for pictures that keep
+        the axes and show no mirrored border. It may reach beyond the source.
+
+        A filter reads beyond what is shown as far as it is long, inside the readable part. Two
+        pixels more on each side, of those a decoder may have reduced the image to.
+        """
+        step = np.maximum(np.abs(self.matrix[:, [1, 0], [1, 0]]), 1.0)
+        outward = np.concatenate([-step, step], axis=1)
+        seen = self.shown() + _REACH[self.resample] * outward
+        low = np.maximum(seen[:, :2], self.readable[:, :2])
+        high = np.minimum(seen[:, 2:], self.readable[:, 2:])
+        read: Matrices = np.concatenate([low, high], axis=1) + 2 * outward
+        return read
 
     def crop(self, top: Counts, left: Counts, height: Counts, width: Counts) -> Canvas:
         """Keep height x width pixels from (top, left); what lies outside the picture is padding."""

@@ -245,6 +245,27 @@ class Compose:
         scale: npt.NDArray[np.float64] = np.where(flat, np.maximum(step, 1.0), 1.0)
         return scale
 
+    def decoding_box(
+        self, parameters: Parameters, sizes: Sequence[tuple[int, int]] | Counts
+    ) -> npt.NDArray[np.float64]:
+        """What of each source image the result depends on: top, left, bottom, right in its pixels.
+
+        A decoder may leave anything outside, also where it reduces the image by `decoding_scale`:
+        two pixels of the reduced image are given on either side. The whole image where a filter
+        comes first, or a rotation or another warp.
+
+        Shape: sizes [B, 2] (height, width) -> [B, 4]
+        """
+        full = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
+        whole = np.concatenate([np.zeros_like(full), full], axis=1)
+        if not self._passes or self._passes[0].filter is not None:
+            return whole
+        first = place(self._passes[0], parameters, Canvas.of(full.astype(np.int64)))
+        mirrors = first.padding is not None and first.padding.mode != "constant"
+        if first.kind == "warp" or mirrors:
+            return whole
+        return np.clip(first.read(), whole[:, [0, 1, 0, 1]], whole[:, [2, 3, 2, 3]])
+
     def describe(
         self,
         parameters: Parameters,

@@ -69,6 +69,10 @@ class Reducing(Pipeline, Protocol):
     def decoding_scale(self, parameters: Any, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
         """By how much each image [B] of these sizes (height, width) may be reduced: at least 1."""
 
+    def decoding_box(self, parameters: Any, sizes: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Top, left, bottom, right [B, 4] of what is read of each image, in pixels of these
+        sizes."""
+
     def apply(
         self,
         images: torch.Tensor | Sequence[torch.Tensor],

@@ -223,13 +223,13 @@ def _read_reduced(
     start = 0
     _scratch.reset()
     for files in _parts(map(source.encoded, indices.tolist()), lambda file: file.num_bytes):
-        scales = pipeline.decoding_scale(
-            parameters[start : start + len(files)], [file.size for file in files]
-        )
+        now, sizes = parameters[start : start + len(files)], [file.size for file in files]
+        scales = pipeline.decoding_scale(now, sizes).tolist()
+        boxes = pipeline.decoding_box(now, sizes).tolist()
         start += len(files)
         decoded = (
-            (file.decode(scale, _scratch), file.size)
-            for file, scale in zip(files, scales.tolist(), strict=True)
+            (file.decode(scale, _scratch, box), file.size)
+            for file, scale, box in zip(files, scales, boxes, strict=True)
         )
         for part in _parts(decoded, lambda pair: pair[0].numel()):
             reduced = any(image.shape[1:] != size for image, size in part)

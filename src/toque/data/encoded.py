@@ -1,21 +1,25 @@
 """An image file in memory, not decoded yet: its size is known, so the crop can be drawn first.
 
-libjpeg decodes at 1/2, 1/4 or 1/8 of the size for a fraction of the work. Which of these a drawn
-crop allows, the pipeline says (`decoding_scale`); here the file follows.
+libjpeg decodes at 1/2, 1/4 or 1/8 of the size for a fraction of the work, and may leave out what
+lies beside a crop. Which of these a drawn crop allows, and what of the image it shows, the pipeline
+says (`decoding_scale`, `decoding_box`); here the file follows.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from toque.data import decoding, jpeg
+from toque.data import decoding, jpeg, region
 
 _FACTORS = (8, 4, 2)
 _SMALLEST = 16  # below, different factors give one size, and simplejpeg picks by size
+_MOST_SHOWN = 0.9  # of a larger part the whole is decoded: there is little to leave out
 
 
 class Memory(Protocol):
@@ -70,23 +74,57 @@ class Encoded:
     def _by_pillow(self) -> np.ndarray:
         return decoding.decode_by_pillow(self._data, self._channels, self._max_pixels, self._name)
 
-    def decode(self, scale: float = 1.0, memory: Memory | None = None) -> torch.Tensor:
+    def decode(
+        self,
+        scale: float = 1.0,
+        memory: Memory | None = None,
+        shown: Sequence[float] | None = None,
+    ) -> torch.Tensor:
         """The pixels, so much smaller as the file allows and `scale` permits.
 
         Shape: -> [C, ceil(H / f), ceil(W / f)] where f is 1, 2, 4 or 8, at most scale; a view of
                [H, W, C] memory
         Dtype: -> uint8
         Args:  memory: where the pixels may be put; they are good until it is used again
+               shown: top, left, bottom, right in pixels of the full size: what the caller will look
+               at; pixels outside may hold anything, and damage there may stay unseen
         """
         if self._pixels is not None or self._header is None:
             return decoding.as_tensor(self._by_pillow() if self._pixels is None else self._pixels)
         factor = reduction(self._header, scale)
         num_pixels = -(-self._header.height // factor) * -(-self._header.width // factor)
         place = None if memory is None else memory.take(num_pixels * (self._channels or 3))
+        if shown is not None:
+            part = self._part(factor, shown, place)
+            if part is not None:
+                return decoding.as_tensor(part)
         pixels = decoding.decode_jpeg(
             self._data, self._header, self._channels, self._name, factor=factor, memory=place
         )
         return decoding.as_tensor(self._by_pillow() if pixels is None else pixels)
+
+    def _part(
+        self, factor: int, shown: Sequence[float], place: np.ndarray | None
+    ) -> np.ndarray | None:
+        """The image with the pixels of a part of it, or None where all of it is to be decoded."""
+        header = self._header
+        assert header is not None
+        if self._channels is None or header.orientation != 1 or not region.available():
+            return None
+        height, width = -(-header.height // factor), -(-header.width // factor)
+        top, left = (max(0, math.floor(low / factor)) for low in shown[:2])
+        bottom = min(height, math.ceil(shown[2] / factor))
+        right = min(width, math.ceil(shown[3] / factor))
+        area = (bottom - top) * (right - left)
+        if bottom <= top or right <= left or area > _MOST_SHOWN * height * width:
+            return None
+        shape = height, width, self._channels
+        if place is None:
+            pixels = np.empty(shape, np.uint8)
+        else:
+            pixels = place[: math.prod(shape)].reshape(shape)
+        done = region.decode_region(self._data, factor, (top, left, bottom, right), pixels)
+        return pixels if done else None
 
 
 def reduction(header: jpeg.JpegHeader, scale: float) -> int:
