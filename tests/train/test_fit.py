@@ -373,7 +373,7 @@ def test_the_kept_weights_are_the_best(tmp_path):
 @pytest.mark.parametrize(("weights", "passes"), [("last", 3), ("best", 4)])
 def test_the_kept_weights_are_not_validated_twice(tmp_path, monkeypatch, weights, passes):
     answers = []
-    real = toque.train.loop.measure
+    real = toque.train.validation.measure
 
     def falling(*arguments):
         """The first epoch is made the best one."""
@@ -382,7 +382,7 @@ def test_the_kept_weights_are_not_validated_twice(tmp_path, monkeypatch, weights
         answers.append(dataclasses.replace(found, metrics=metrics))
         return answers[-1]
 
-    monkeypatch.setattr(toque.train.loop, "measure", falling)
+    monkeypatch.setattr(toque.train.validation, "measure", falling)
     result = train(tmp_path / "run", checkpoint={"weights": weights}, loss=crashing_after(10**9))
     assert len(answers) == passes and result.evaluation is answers[-1]
     # What was not measured again is what the kept weights answer.

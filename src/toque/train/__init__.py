@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 _NAMES = {
     "Run": "run",
     "fit": "loop",
-    "Result": "loop",
+    "Result": "result",
     "Stopped": "stop",
     "evaluate": "restore",
     "Evaluation": "tasks",
@@ -56,8 +56,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from toque.train.loop import Result, fit
+    from toque.train.loop import fit
     from toque.train.restore import evaluate, load_model
+    from toque.train.result import Result
     from toque.train.run import Run
     from toque.train.stop import Stopped
     from toque.train.studies.replaying import Replayed, replay

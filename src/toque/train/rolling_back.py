@@ -1,0 +1,61 @@
+"""Going back to the last good checkpoint, after too many steps in a row without a number."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from toque.train.distributed import World
+from toque.train.distributed.follower import SilentLog, SilentSaver
+from toque.train.logs.log import MetricsLog
+from toque.train.nonfinite import NonFinite
+from toque.train.rewind import Rewindable
+from toque.train.standing import Standing
+from toque.train.state import checkpoint
+from toque.train.state.saving import Saver
+
+
+class RollBack:
+    """Takes a run back to before its trouble began: state, rows and batches, at a lower rate.
+
+    Args: checkpoints: the folder to go back to; read by rank 0 alone
+          saver: may be writing there, and is waited for
+          log: forgets the rows that came after
+    """
+
+    def __init__(
+        self,
+        standing: Standing,
+        trouble: NonFinite,
+        checkpoints: Path,
+        saver: Saver | SilentSaver,
+        log: MetricsLog | SilentLog,
+        batches: Rewindable,
+        world: World,
+    ) -> None:
+        self._standing = standing
+        self._trouble = trouble
+        self._checkpoints = checkpoints
+        self._saver = saver
+        self._log = log
+        self._batches = batches
+        self._world = world
+
+    def __call__(self) -> None:
+        """Stand at the last checkpoint with a score from before the trouble.
+
+        Raises: ValueError: there is none, or it was tried often enough
+        """
+        factor = self._trouble.rate_factor
+        self._saver.settle()
+        good = self._world.first_does(
+            partial(checkpoint.load_scored, self._checkpoints, self._trouble.began_images),
+            "the checkpoint to go back to",
+        )
+        if good is None:
+            raise self._trouble.no_way_back()
+        self._standing.load_state_dict(good)
+        # The state has the rate of then: what was lowered since stays lowered.
+        self._trouble.rolled_back(self._standing.images_seen, factor)
+        self._log.cut(self._standing.images_seen)
+        self._batches.rewind(self._standing.images_seen)
