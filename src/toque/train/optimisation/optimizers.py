@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from toque.train.distributed import sharding
+from toque.train.optimisation.bare import bare_step
 
 
 class Optimizers:
@@ -25,6 +26,7 @@ class Optimizers:
         self._skipping = all(
             getattr(part, "_step_supports_amp_scaling", False) for part in self.parts.values()
         )
+        self._steps = [bare_step(part) for part in self.parts.values()]
         self._find_groups()
         for part in self.averaging:
             part.train()
@@ -53,13 +55,15 @@ class Optimizers:
         """
         if self._reads(bad):
             if bad.item() == 0:
-                for part in self.parts.values():
-                    part.step()
+                with torch.no_grad():
+                    for step in self._steps:
+                        step()
             return
-        for part in self.parts.values():
+        for part, step in zip(self.parts.values(), self._steps, strict=True):
             flagged: Any = part
             flagged.found_inf, flagged.grad_scale = bad, None
-            part.step()
+            with torch.no_grad():
+                step()
             del flagged.found_inf, flagged.grad_scale
 
     def _reads(self, bad: Tensor) -> bool:
