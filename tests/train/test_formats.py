@@ -1,6 +1,6 @@
 """Runs that an older toque began: this one continues them.
 
-format-1 was written by toque 0.1.0: 7 of 12 steps of the run below, ended by a SIGTERM.
+format-1 and format-2 were written by toque 0.1.0: 7 of 12 steps of the run below, ended by a SIGTERM.
 """
 
 import json
@@ -37,7 +37,7 @@ def network():
     )
 
 
-@pytest.mark.parametrize("name", ["format-1"])
+@pytest.mark.parametrize("name", ["format-1", "format-2"])
 def test_a_run_of_an_older_toque_is_continued(tmp_path, name, capsys):
     out = tmp_path / "run"
     shutil.copytree(HERE / name, out)

@@ -1,5 +1,7 @@
 """A step without a number: skipped, told with its images, and after too many the defined end."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -173,6 +175,7 @@ def test_the_way_back_is_kept_and_what_came_after_goes(tmp_path):
         checkpoint.prune(tmp_path, keep=2)
     checkpoint.save(tmp_path, {"at": 50}, images_seen=50, score=0.6)
     assert [one.images_seen for one in checkpoint.found(tmp_path)] == [10, 20, 40, 45, 50]
-    assert checkpoint.load_scored(tmp_path, 47) == {"at": 20}
+    _, state, _ = checkpoint.load_chosen(tmp_path, partial(checkpoint.scored, images_seen=47))
+    assert state == {"at": 20}
     assert [one.images_seen for one in checkpoint.found(tmp_path)] == [10, 20]
-    assert checkpoint.load_scored(tmp_path, 9) is None
+    assert checkpoint.scored(tmp_path, 9) is None

@@ -13,6 +13,7 @@ from toque import durable
 from toque.data import Splits
 from toque.models import weights
 from toque.train.distributed import sharding
+from toque.train.distributed.checkpoints import Checkpoints
 from toque.train.distributed.world import ALONE, World
 from toque.train.logs import clock
 from toque.train.logs.log import Row
@@ -26,6 +27,7 @@ from toque.train.tasks import Metric, Task
 def keep_weights(
     run: Run,
     out: RunFolder,
+    checkpoints: Checkpoints,
     step: Step,
     splits: Splits,
     task: Task,
@@ -40,25 +42,23 @@ def keep_weights(
     classes, channels and image size. Nothing in it depends on the time or the machine, so two runs
     with the same bits give the same file.
     """
-    state = world.first_does(lambda: _kept_state(run, out, warn), "the kept weights")
+    state = _kept_state(run, out, checkpoints, warn)
     kept = step.kept(state)
     kept.eval()
-    tensors = {
-        name: weights.plain(value) for name, value in sharding.whole(kept.state_dict()).items()
-    }
+    tensors = sharding.gathered(kept.state_dict(), keep=world.first)
     if world.first:
-        durable.write(out.weights, to_bytes(tensors, metadata=_metadata(run, splits, task)))
+        plain = {name: weights.plain(value) for name, value in tensors.items()}
+        durable.write(out.weights, to_bytes(plain, metadata=_metadata(run, splits, task)))
     return kept, state["images_seen"]
 
 
-def _kept_state(run: Run, out: RunFolder, warn: Callable[[str], None]) -> Mapping[str, Any]:
-    while run.checkpoint.weights == "best" and (top := checkpoint.best(out.checkpoints)):
-        try:
-            return checkpoint.load(top.path)
-        except checkpoint.DamagedCheckpoint as damage:
-            checkpoint.set_aside(top.path)
-            warn(f"damaged checkpoint: {damage}; the best of the others is kept")
-    found, state, damages = checkpoint.load_newest(out.checkpoints)
+def _kept_state(
+    run: Run, out: RunFolder, checkpoints: Checkpoints, warn: Callable[[str], None]
+) -> Mapping[str, Any]:
+    best = run.checkpoint.weights == "best"
+    found, state, damages = checkpoints.load(
+        checkpoint.best_or_newest if best else checkpoint.newest
+    )
     for sentence in damages:
         warn(sentence)
     if found is None:

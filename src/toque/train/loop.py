@@ -11,7 +11,7 @@ from toque.data import OwnData
 from toque.train import distributed, finish, first_signal, parts, prepare
 from toque.train import run as settings
 from toque.train.distributed import World, preparing
-from toque.train.distributed.follower import SilentLog, SilentProgress, SilentSaver
+from toque.train.distributed.follower import SilentLog, SilentProgress
 from toque.train.logs import loggers, progress
 from toque.train.logs.clock import Clock
 from toque.train.logs.crowding import crowded
@@ -29,7 +29,6 @@ from toque.train.run import Run
 from toque.train.run_folder import environment, folder
 from toque.train.run_folder.inventory import Inventory
 from toque.train.standing import Standing
-from toque.train.state.saving import Saver
 from toque.train.steps.precision import Precision
 from toque.train.stop import Stopped, StopRequest
 from toque.train.stopping import EarlyStop
@@ -110,17 +109,21 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         end.enter_context(preparing.steady_threads(run, device))
         if not out.locked:
             warn(f"{out.path} cannot be locked: do not let two processes train in it")
-        fresh = not now.continue_from(out.checkpoints, world, warn)
+        checkpoints = preparing.checkpoints(
+            run, world, out.checkpoints, network, step.optimizers.parts, step.ema
+        )
+        if checkpoints.note:
+            warn(checkpoints.note)
+        fresh = not now.continue_from(checkpoints, warn)
         if early.due:
             total_images = now.images_seen
         if not fresh:
             shown.say(f"{out.path} continues at image {now.images_seen} of {total_images}")
         log: MetricsLog | SilentLog = SilentLog()
-        saver: Saver | SilentSaver = SilentSaver()
         if world.first:
             others = loggers.create(run, out.path, now.images_seen, warn)
             log = MetricsLog(out.metrics, now.images_seen, others)
-            saver = Saver(out.checkpoints, run.checkpoint, warn)
+        saver = checkpoints.saver(run.checkpoint, warn)
         end.callback(log.close)
         end.enter_context(saver)
         if fresh and world.size == 1:
@@ -137,7 +140,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             now.images_seen,
         )
         end.enter_context(contextlib.closing(batches))
-        roll_back = RollBack(now, trouble, out.checkpoints, saver, log, batches, world)
+        roll_back = RollBack(now, trouble, checkpoints, saver, log, batches, warn)
         decisions = distributed.Decisions(world)
         shown.begin(now.images_seen, total_images)
         end.callback(shown.end)
@@ -162,7 +165,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             row_due = images_seen // row_images > before // row_images
             epoch_done = images_seen // num_images > before // num_images
             last = images_seen >= total_images
-            due, signal_number = decisions.agree(saver.due(), stop.signal_number)
+            due, signal_number = decisions.agree(world.first and saver.due(), stop.signal_number)
             save_due = epoch_done or last or due or signal_number is not None
             # Also before every checkpoint: what led to no number is never the newest one.
             if not (window.add(outcome) or row_due or save_due or first_step):
@@ -206,7 +209,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         shown.end()
         decisions.settle()
         saver.finish()
-        kept, kept_images = finish.keep_weights(run, out, step, splits, task, warn, world)
+        kept, kept_images = finish.keep_weights(
+            run, out, checkpoints, step, splits, task, warn, world
+        )
         if kept_images != evaluated_images:  # else these very weights were validated last
             evaluation = validate(kept)
         seconds = time.monotonic() - began

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-from toque.train.distributed import World
-from toque.train.distributed.follower import SilentLog, SilentSaver
+from toque.train.distributed.checkpoints import Checkpoints
+from toque.train.distributed.follower import SilentLog
 from toque.train.logs.log import MetricsLog
 from toque.train.nonfinite import NonFinite
 from toque.train.rewind import Rewindable
@@ -18,20 +18,21 @@ from toque.train.state.saving import Saver
 class RollBack:
     """Takes a run back to before its trouble began: state, rows and batches, at a lower rate.
 
-    Args: checkpoints: the folder to go back to; read by rank 0 alone
+    Args: checkpoints: where to go back to
           saver: may be writing there, and is waited for
           log: forgets the rows that came after
+          warn: is told of checkpoints that are damaged
     """
 
     def __init__(
         self,
         standing: Standing,
         trouble: NonFinite,
-        checkpoints: Path,
-        saver: Saver | SilentSaver,
+        checkpoints: Checkpoints,
+        saver: Saver,
         log: MetricsLog | SilentLog,
         batches: Rewindable,
-        world: World,
+        warn: Callable[[str], None],
     ) -> None:
         self._standing = standing
         self._trouble = trouble
@@ -39,7 +40,7 @@ class RollBack:
         self._saver = saver
         self._log = log
         self._batches = batches
-        self._world = world
+        self._warn = warn
 
     def __call__(self) -> None:
         """Stand at the last checkpoint with a score from before the trouble.
@@ -48,13 +49,14 @@ class RollBack:
         """
         factor = self._trouble.rate_factor
         self._saver.settle()
-        good = self._world.first_does(
-            partial(checkpoint.load_scored, self._checkpoints, self._trouble.began_images),
-            "the checkpoint to go back to",
+        good, state, damages = self._checkpoints.load(
+            partial(checkpoint.scored, images_seen=self._trouble.began_images)
         )
+        for damage in damages:
+            self._warn(damage)
         if good is None:
             raise self._trouble.no_way_back()
-        self._standing.load_state_dict(good)
+        self._standing.load_state_dict(state)
         # The state has the rate of then: what was lowered since stays lowered.
         self._trouble.rolled_back(self._standing.images_seen, factor)
         self._log.cut(self._standing.images_seen)

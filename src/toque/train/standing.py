@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-from toque.train.distributed import World
+from toque.train.distributed.checkpoints import Checkpoints
 from toque.train.logs.log import Window
 from toque.train.nonfinite import NonFinite
 from toque.train.run_folder import environment
@@ -59,14 +58,12 @@ class Standing:
         self._trouble.load_state_dict(state["nonfinite"])
         self.images_seen = state["images_seen"]
 
-    def continue_from(self, checkpoints: Path, world: World, warn: Callable[[str], None]) -> bool:
+    def continue_from(self, checkpoints: Checkpoints, warn: Callable[[str], None]) -> bool:
         """Stand where the newest whole checkpoint was saved; whether there is one.
 
         Warns of damaged ones, and of what has changed since that the bits depend on.
         """
-        found, state, damages = world.first_does(
-            lambda: checkpoint.load_newest(checkpoints), "the checkpoint"
-        )
+        found, state, damages = checkpoints.load(checkpoint.newest)
         for damage in damages:
             warn(damage)
         if found is None:

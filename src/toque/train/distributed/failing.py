@@ -36,7 +36,12 @@ _OUT_OF_MEMORY = (
     "fit: a rank's part of a batch must fit into its memory; got none left. Set "
     "memory.micro_batch, lower batch_size or start more ranks; the same command then continues."
 )
-_FAILURE, _SAID = "failure", "said"
+FAILURE, _SAID = "failure", "said"
+
+
+def beat(rank: int) -> str:
+    """The key under which a rank leaves its signs of life."""
+    return f"beat/{rank}"
 
 
 class LostRank(Exception):
@@ -171,7 +176,7 @@ class _Watch:
     def post(self, failure: _Failure) -> _Failure:
         """Leave a failure, unless there is one; the one that counts."""
         with contextlib.suppress(RuntimeError):
-            first = self._store.compare_set(_FAILURE, "", failure.text())
+            first = self._store.compare_set(FAILURE, "", failure.text())
             return _Failure.read(first)
         return failure
 
@@ -179,8 +184,8 @@ class _Watch:
         deadline = time.monotonic() + wait_s
         while True:
             with contextlib.suppress(RuntimeError):
-                if self._store.check([_FAILURE]):
-                    return _Failure.read(self._store.get(_FAILURE))
+                if self._store.check([FAILURE]):
+                    return _Failure.read(self._store.get(FAILURE))
             if time.monotonic() > deadline:
                 return None
             time.sleep(0.05)
@@ -230,8 +235,8 @@ class _Watch:
 
     def _sign_of(self, rank: int) -> tuple[float, str, bool]:
         with contextlib.suppress(RuntimeError):
-            if self._store.check([f"beat/{rank}"]):
-                when, what, waiting = json.loads(self._store.get(f"beat/{rank}"))
+            if self._store.check([beat(rank)]):
+                when, what, waiting = json.loads(self._store.get(beat(rank)))
                 return when, what, waiting
         return 0.0, "the start", False
 
@@ -241,8 +246,8 @@ class _Watch:
             doing = self._world.doing
             sign = json.dumps([time.time(), doing.what, doing.waiting])
             try:
-                self._beats.set(f"beat/{self._world.rank}", sign)
-                if seen_at is None and self._beats.check([_FAILURE]):
+                self._beats.set(beat(self._world.rank), sign)
+                if seen_at is None and self._beats.check([FAILURE]):
                     seen_at = time.monotonic()
             except RuntimeError:
                 return  # the store is gone, and with it whoever kept it
@@ -251,7 +256,7 @@ class _Watch:
 
     def _end_process(self) -> None:
         """End a rank whose main thread hangs in a collective that cannot come to its end."""
-        failure = _Failure.read(self._beats.get(_FAILURE))
+        failure = _Failure.read(self._beats.get(FAILURE))
         if self._world.first:
             self._beats.set(_SAID, "1")
             print(f"toque: {failure.error()}", file=sys.stderr, flush=True)

@@ -1,14 +1,10 @@
-"""What the ranks other than 0 have in place of log, saver and progress: nothing is written.
+"""What the ranks other than 0 have in place of log and progress: nothing is written.
 
-They keep step with rank 0, which alone touches the run folder; so it may lie on a disk that only
-rank 0 sees.
+They keep step with rank 0, which alone touches the run folder, but for their own part of a
+checkpoint (see `saving`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any
 
 from toque.train.logs.log import Row
 
@@ -26,33 +22,6 @@ class SilentLog:
         self.rows = [row for row in self.rows if row["images_seen"] <= images_seen]
 
     def close(self) -> None:
-        pass
-
-
-class SilentSaver:
-    """Saver without a disk: rank 0 decides when, and saves."""
-
-    def due(self) -> bool:
-        return False
-
-    def save(self, state: Mapping[str, Any], images_seen: int, score: float | None) -> None:
-        pass
-
-    def settle(self) -> bool:
-        return True
-
-    def finish(self) -> None:
-        pass
-
-    def __enter__(self) -> SilentSaver:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
         pass
 
 

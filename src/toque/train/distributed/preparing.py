@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from toque import checks
+from toque.models.ema import EMA
 from toque.train.distributed import batch_norm, sharding, virtual
+from toque.train.distributed.checkpoints import Alone, ByAll, ByFirst, Checkpoints, who_cannot_write
 from toque.train.distributed.exchange import Exchange
 from toque.train.distributed.replicas import Replicas
 from toque.train.distributed.virtual import VirtualShards
@@ -61,6 +64,26 @@ def _mesh(run: Run, world: World, network: nn.Module) -> DeviceMesh:
     return init_device_mesh(
         kind, (world.size // here, here), mesh_dim_names=("hosts", "ranks of a host")
     )
+
+
+def checkpoints(
+    run: Run,
+    world: World,
+    folder: Path,
+    network: nn.Module,
+    parts: Mapping[str, torch.optim.Optimizer],
+    ema: EMA | None,
+) -> Checkpoints:
+    """How this run's checkpoints are saved and restored: by whom depends on who sees the folder.
+
+    Raises: OSError: on rank 0, a folder that it cannot write
+    """
+    if world.alone:
+        return Alone(folder)
+    unseen = who_cannot_write(world, folder)
+    if unseen:
+        return ByFirst(world, folder, unseen)
+    return ByAll(world, folder, network, parts, ema, run.distributed.timeout_s)
 
 
 def lockstep(

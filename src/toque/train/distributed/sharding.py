@@ -1,7 +1,6 @@
 """FSDP2: every rank keeps a piece of each parameter, and gathers the whole where it computes.
 
-Checkpoints hold whole tensors, whatever the strategy and the number of ranks, so that a run may go
-on with another of either. A parameter is cut along its longest axis that divides: along the first,
+A parameter is cut along its longest axis that divides: along the first,
 as torch does by default, one whose first axis is shorter than the number of ranks is padded on
 every rank (ViT-L on 1,024 ranks: 823 MB of padding for the position embedding alone).
 """
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import Shard
 
 _UNIT_PARAMETERS = 100_000  # a smaller part is gathered together with what it lies in
+_WAYS = ("fused", "foreach", "capturable", "differentiable")  # of computing the same step
 
 
 def shard(network: nn.Module, mesh: DeviceMesh) -> nn.Module:
@@ -62,15 +62,9 @@ def _axis(shape: torch.Size, ranks: int) -> int:
     return max(even, key=lambda axis: shape[axis], default=0)
 
 
-def _is_piece(tensor: Any) -> bool:
-    """Whether a tensor is a DTensor; where their module was never imported there is none."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
-
-
 def piece(tensor: Tensor) -> Tensor:
     """This rank's piece of a sharded tensor, in the same memory; another tensor as it is."""
-    if not _is_piece(tensor):
+    if not is_piece(tensor):
         return tensor
     with torch.no_grad():
         local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
@@ -79,25 +73,35 @@ def piece(tensor: Tensor) -> Tensor:
 
 def is_sharded(network: nn.Module) -> bool:
     """Whether the parameters are pieces of what other ranks hold too."""
-    return any(_is_piece(parameter) for parameter in network.parameters())
+    return any(is_piece(parameter) for parameter in network.parameters())
 
 
-def whole(state: Any) -> Any:
-    """A state with every sharded tensor gathered; all ranks must call it. Others stay as they are.
+def is_piece(tensor: Any) -> bool:
+    """Whether a tensor is a DTensor; where their module was never imported there is none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
-    The copy is whole on every rank while it lasts.
+
+def gathered(state: Any, *, keep: bool) -> Any:
+    """A state with every sharded tensor whole, on the CPU; all ranks must call it.
+
+    One after the other, so that no device holds more than one of them.
+
+    Args: keep: on a rank that only takes part each is let go at once, and None stands in its place
     """
-    if _is_piece(state):
-        return state.full_tensor()
+    if is_piece(state):
+        with torch.no_grad():
+            tensor = state.full_tensor()
+            return tensor.cpu() if keep else None
     if isinstance(state, Mapping):
-        return {key: whole(value) for key, value in state.items()}
+        return {key: gathered(value, keep=keep) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return [whole(value) for value in state]
+        return [gathered(value, keep=keep) for value in state]
     return state
 
 
 def load_module(network: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load a state of whole tensors into a network that may be sharded.
+    """Load a state of whole tensors, or of pieces, into a network that may be sharded.
 
     Raises: RuntimeError: as `load_state_dict`
     """
@@ -125,7 +129,7 @@ def put_all(network: nn.Module, average: Mapping[str, Tensor]) -> None:
 
 def like(target: Tensor, value: Tensor) -> Tensor:
     """A whole tensor, cut as `target` is."""
-    if not _is_piece(target) or _is_piece(value):
+    if not is_piece(target) or is_piece(value):
         return value
     if value.shape != target.shape:
         return value  # whoever loads it names the shapes
@@ -138,8 +142,15 @@ def like(target: Tensor, value: Tensor) -> Tensor:
 
 
 def load_optimizer(part: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load a state of whole tensors into an optimiser whose parameters may be sharded."""
-    if not any(_is_piece(p) for group in part.param_groups for p in group["params"]):
+    """Load a state of whole tensors, or of pieces, into an optimiser, sharded or not."""
+    # How a step is computed belongs to this start: fused kernels may know no pieces.
+    if len(state["param_groups"]) == len(part.param_groups):
+        groups = [
+            {**saved, **{way: own[way] for way in _WAYS if way in own}}
+            for saved, own in zip(state["param_groups"], part.param_groups, strict=True)
+        ]
+        state = {**state, "param_groups": groups}
+    if not any(is_piece(p) for group in part.param_groups for p in group["params"]):
         part.load_state_dict(dict(state))
         return
     parameters = [p for group in part.param_groups for p in group["params"]]

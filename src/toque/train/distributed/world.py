@@ -120,6 +120,17 @@ class World:
             dist.all_gather_object(every, value, group=self.group)
         return every
 
+    def to_first(self, value: T, what: str) -> list[T]:
+        """A picklable value of each rank, on rank 0 in their order; none on the others."""
+        if self.alone:
+            return [value]
+        import torch.distributed as dist
+
+        every: list[Any] | None = [None] * self.size if self.first else None
+        with self.waiting(what):
+            dist.gather_object(value, every, dst=0, group=self.group)
+        return every or []
+
     def from_first(self, value: T, what: str) -> T:
         """Rank 0's value, tensors included (on the CPU); what the others pass is not looked at."""
         if self.alone:

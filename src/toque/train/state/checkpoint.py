@@ -4,7 +4,10 @@ A checkpoint is a folder, `checkpoints/images-000000012800/`:
 
     tensors.safetensors   every tensor of the state, by number
     state.json            the shape of the state, with numbers in place of the tensors
-    manifest.json         sizes and sha256 of the two, images seen, score, and its own sha256
+    manifest.json         sizes and sha256 of the others, images seen, score, and its own sha256
+
+Where several ranks write it, each has a file `tensors-1-of-4.safetensors` with its pieces, and
+`tensors.json` says where they lie (see `pieces`).
 
 It is written under another name, synced and renamed, so that a kill at any moment leaves the older
 ones untouched. No tensor format of torch notices a flipped bit (300 random flips: 280 silent in
@@ -13,11 +16,10 @@ torch.save, 299 in safetensors), which is why the manifest holds hashes. Nothing
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,11 @@ import safetensors
 from safetensors.torch import load_file, save_file
 
 from toque import checks, durable
-from toque.train.state import formats
+from toque.train.state import formats, pieces
 from toque.train.state.snapshot import Camera, Snapshot, put_tensors
 from toque.version import VERSION as TOQUE
 
-_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+STATE, _MANIFEST = "state.json", "manifest.json"
 
 
 class DamagedCheckpoint(Exception):
@@ -62,39 +64,54 @@ def write(folder: Path, snapshot: Snapshot, *, images_seen: int, score: float | 
 
     Raises: OSError: no space, no permission; what was there before is untouched
     """
-    final = folder / f"images-{images_seen:012d}"
-    aside = folder / f".writing-{final.name}"
+    aside = folder / f".writing-{name_of(images_seen)}"
     folder.mkdir(parents=True, exist_ok=True)
     durable.remove_leftovers(folder)
     try:
         aside.mkdir()
-        save_file(snapshot.tensors, aside / _TENSORS)
-        (aside / _STATE).write_text(json.dumps(snapshot.skeleton))
-        manifest: dict[str, Any] = {
-            "version": formats.VERSION,
-            "toque": TOQUE,
-            "images_seen": images_seen,
-            "score": score,
-            "files": {
-                name: {
-                    "bytes": (aside / name).stat().st_size,
-                    "sha256": durable.sha256(aside / name),
-                }
-                for name in (_TENSORS, _STATE)
-            },
-        }
-        manifest["sha256"] = _manifest_hash(manifest)
-        (aside / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for name in (_TENSORS, _STATE, _MANIFEST):
-            durable.sync(aside / name)
-        durable.sync(aside)
-        aside.rename(final)
+        save_file(snapshot.tensors, aside / pieces.WHOLE)
+        (aside / STATE).write_text(json.dumps(snapshot.skeleton))
+        files = {name: written(aside / name) for name in (pieces.WHOLE, STATE)}
+        return complete(aside, files, images_seen=images_seen, score=score)
     except (OSError, safetensors.SafetensorError) as error:
         shutil.rmtree(aside, ignore_errors=True)
         if isinstance(error, OSError):
             raise
-        raise OSError(f"{aside / _TENSORS} could not be written: {error}") from error
-    durable.sync(folder)
+        raise OSError(f"{aside / pieces.WHOLE} could not be written: {error}") from error
+
+
+def name_of(images_seen: int) -> str:
+    """ "images-000000012800"."""
+    return f"images-{images_seen:012d}"
+
+
+def written(file: Path) -> dict[str, Any]:
+    """What a manifest says of a file: its bytes and sha256, once it is on the disk."""
+    durable.sync(file)
+    return {"bytes": file.stat().st_size, "sha256": durable.sha256(file)}
+
+
+def complete(
+    aside: Path, files: Mapping[str, Mapping[str, Any]], *, images_seen: int, score: float | None
+) -> Path:
+    """Make a checkpoint of a folder whose files are on the disk: manifest, then its name.
+
+    Args: files: what `written` gave for each
+    """
+    manifest: dict[str, Any] = {
+        "version": formats.VERSION,
+        "toque": TOQUE,
+        "images_seen": images_seen,
+        "score": score,
+        "files": files,
+    }
+    manifest["sha256"] = _manifest_hash(manifest)
+    (aside / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    durable.sync(aside / _MANIFEST)
+    durable.sync(aside)
+    final = aside.with_name(name_of(images_seen))
+    aside.rename(final)
+    durable.sync(final.parent)
     return final
 
 
@@ -106,11 +123,19 @@ def found(folder: Path) -> list[Checkpoint]:
     checkpoints = []
     for path in sorted(folder.glob("images-[0-9]*")):
         try:
-            manifest = _read_manifest(path)
+            manifest = read_manifest(path)
             checkpoints.append(Checkpoint(path, manifest["images_seen"], manifest["score"]))
         except DamagedCheckpoint:
             checkpoints.append(Checkpoint(path, int(path.name.removeprefix("images-")), None))
     return checkpoints
+
+
+def is_there(folder: Path, images_seen: int, score: float | None) -> bool:
+    """Whether a checkpoint of that moment exists, with a score if there is one now."""
+    return any(
+        one.images_seen == images_seen and (score is None or one.score is not None)
+        for one in found(folder)
+    )
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -121,9 +146,26 @@ def load(path: Path) -> dict[str, Any]:
     Raises: DamagedCheckpoint: a file is missing, of another size or with other bytes
             ValueError: written by a newer toque
     """
-    manifest = _read_manifest(path)
-    for name, expected in manifest["files"].items():
-        file = path / name
+    manifest = read_manifest(path)
+    check(path, manifest, manifest["files"])
+    if pieces.TABLE in manifest["files"]:
+        table = read_table(path, manifest)
+        tensors = {name: stored.empty() for name, stored in table.items()}
+        pieces.read(path, table, tensors)
+    else:
+        tensors = load_file(path / pieces.WHOLE)
+    state = put_tensors(json.loads((path / STATE).read_text()), tensors)
+    assert isinstance(state, dict)
+    return formats.migrate(state, manifest["version"])
+
+
+def check(path: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Compare files of a checkpoint with its manifest.
+
+    Raises: DamagedCheckpoint: one is missing, of another size or with other bytes
+    """
+    for name in names:
+        file, expected = path / name, manifest["files"][name]
         if not file.is_file():
             raise DamagedCheckpoint(f"{file} is missing")
         if file.stat().st_size != expected["bytes"]:
@@ -132,36 +174,73 @@ def load(path: Path) -> dict[str, Any]:
             )
         if durable.sha256(file) != expected["sha256"]:
             raise DamagedCheckpoint(f"{file} has other bytes than were written (sha256 differs)")
-    tensors = load_file(path / _TENSORS)
-    state = put_tensors(json.loads((path / _STATE).read_text()), tensors)
-    assert isinstance(state, dict)
-    return formats.migrate(state, manifest["version"])
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
-    """The newest undamaged checkpoint, its state, and a sentence for each damaged one passed over.
+def read_table(path: Path, manifest: Mapping[str, Any]) -> pieces.Table:
+    """Where the tensors of a checkpoint lie, whose files were checked.
+
+    Raises: DamagedCheckpoint: its table does not fit its files
+    """
+    try:
+        return pieces.read_table(path, list(manifest["files"]))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpoint(f"{path / pieces.TABLE}: {error}") from None
+
+
+Choice = Callable[[Path], Checkpoint | None]
+"""Which checkpoint of a folder to take; asked again after a damaged one was moved aside."""
+
+
+def newest(folder: Path) -> Checkpoint | None:
+    """The one that was written last."""
+    return next(reversed(found(folder)), None)
+
+
+def best(folder: Path) -> Checkpoint | None:
+    """The checkpoint with the highest score; the earliest of equals."""
+    return _best(found(folder))
+
+
+def best_or_newest(folder: Path) -> Checkpoint | None:
+    """The best, where there are scores."""
+    return best(folder) or newest(folder)
+
+
+def scored(folder: Path, images_seen: int) -> Checkpoint | None:
+    """The newest with a score and at most `images_seen` images; later ones are removed."""
+    for one in reversed(found(folder)):
+        if one.score is not None and one.images_seen <= images_seen:
+            return one
+        _remove(one.path)
+    return None
+
+
+def load_chosen(
+    folder: Path, choose: Choice
+) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
+    """The first undamaged checkpoint chosen, its state, and a sentence for each damaged one before.
 
     A damaged checkpoint is moved aside as `damaged-images-…`: it is kept to be looked at, and never
     met again.
     """
     warnings: list[str] = []
-    for checkpoint in reversed(found(folder)):
+    while (one := choose(folder)) is not None:
         try:
-            return checkpoint, load(checkpoint.path), warnings
+            return one, load(one.path), warnings
         except DamagedCheckpoint as damage:
-            set_aside(checkpoint.path)
-            warnings.append(f"damaged checkpoint: {damage}; the one before it is used")
+            set_aside(one.path)
+            warnings.append(passed_over(damage))
     return None, {}, warnings
 
 
-def load_scored(folder: Path, images_seen: int) -> dict[str, Any] | None:
-    """The newest undamaged state with a score of at most `images_seen` images; later ones go."""
-    for checkpoint in reversed(found(folder)):
-        if checkpoint.score is not None and checkpoint.images_seen <= images_seen:
-            with contextlib.suppress(DamagedCheckpoint):
-                return load(checkpoint.path)
-        _remove(checkpoint.path)
-    return None
+def load_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
+    """`load_chosen` of the newest."""
+    return load_chosen(folder, newest)
+
+
+def passed_over(damage: DamagedCheckpoint | str) -> str:
+    """The sentence for a person about a damaged checkpoint."""
+    return f"damaged checkpoint: {damage}; the one before it is used"
 
 
 def set_aside(path: Path) -> None:
@@ -170,11 +249,6 @@ def set_aside(path: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     path.rename(target)
     durable.sync(path.parent)
-
-
-def best(folder: Path) -> Checkpoint | None:
-    """The checkpoint with the highest score; the earliest of equals."""
-    return _best(found(folder))
 
 
 def _best(checkpoints: list[Checkpoint]) -> Checkpoint | None:
@@ -207,7 +281,12 @@ def _manifest_hash(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a checkpoint; the files it names are not looked at.
+
+    Raises: DamagedCheckpoint: it is missing or not what was written
+            ValueError: written by a newer toque
+    """
     file = path / _MANIFEST
     try:
         manifest = json.loads(file.read_bytes())

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from toque import checks
 from toque.train.run import CheckpointSettings
@@ -21,6 +21,48 @@ from toque.train.state.snapshot import Camera, Snapshot
 _RETRY_S = 60.0
 _WRITER_NICENESS = 10
 _TELLING_SHARE = 0.1  # of the machine's memory: a copy larger than this is worth a word
+
+
+class Medium(Protocol):
+    """How a state gets onto the disk; `take` and `write` may be called by two threads in turns."""
+
+    def take(self, state: Mapping[str, Any]) -> Snapshot:
+        """Copy what this process will write; the training waits for it."""
+        raise NotImplementedError
+
+    def write(self, snapshot: Snapshot, images_seen: int, score: float | None) -> None:
+        """Put it on the disk, if it is not there; it may take its time.
+
+        Raises: OSError: no space, no permission; what was there before is untouched
+        """
+        raise NotImplementedError
+
+    def give_up(self) -> None:
+        """The run ends by an error: a `write` that waits for something comes to its end soon."""
+        raise NotImplementedError
+
+
+class OneFile:
+    """The whole state in one file, written by this process alone.
+
+    Args: folder: of the checkpoints
+    """
+
+    def __init__(self, folder: Path, settings: CheckpointSettings) -> None:
+        self._folder, self._keep = folder, settings.keep
+        self._kept = Camera() if settings.background else None
+
+    def take(self, state: Mapping[str, Any]) -> Snapshot:
+        return (self._kept or Camera()).take(state)
+
+    def write(self, snapshot: Snapshot, images_seen: int, score: float | None) -> None:
+        if checkpoint.is_there(self._folder, images_seen, score):
+            return
+        checkpoint.write(self._folder, snapshot, images_seen=images_seen, score=score)
+        checkpoint.prune(self._folder, self._keep)
+
+    def give_up(self) -> None:
+        pass
 
 
 class Saver:
@@ -35,18 +77,25 @@ class Saver:
     checkpoints untouched, says so at its next step, and tries again a minute later with the state
     it then has. `settle` waits and tells; whatever needs the disk up to date calls it.
 
-    All of it is called by the training thread. What saves for several ranks can take its place with
-    these methods: due, save, settle, finish, and the `with` block that ends the thread.
+    All of it is called by the training thread.
+
+    Args: folder: of the checkpoints
+          say: where a failure is told
+          medium: how a state gets onto the disk; None: in one file, by this process
     """
 
     def __init__(
-        self, folder: Path, settings: CheckpointSettings, say: Callable[[str], None]
+        self,
+        folder: Path,
+        settings: CheckpointSettings,
+        say: Callable[[str], None],
+        medium: Medium | None = None,
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._say = say
         self._next_s = time.monotonic() + settings.every_s
-        self._camera = Camera()
+        self._medium = medium or OneFile(folder, settings)
         self._writer = (
             ThreadPoolExecutor(1, "toque-checkpoint", initializer=_step_back)
             if settings.background
@@ -70,9 +119,8 @@ class Saver:
         """
         self._collect()
         self._next_s = time.monotonic() + self._settings.every_s
-        snapshot = self._camera.take(state)
+        snapshot = self._medium.take(state)
         if self._writer is None:
-            self._camera = Camera()
             self._tell(images_seen, self._write(snapshot, images_seen, score))
         else:
             self._tell_memory(snapshot)
@@ -105,6 +153,8 @@ class Saver:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is not None:
+            self._medium.give_up()
         if self._writer is not None:
             self._writer.shutdown(wait=True)
         if error is None:
@@ -113,11 +163,7 @@ class Saver:
     def _write(self, snapshot: Snapshot, images_seen: int, score: float | None) -> OSError | None:
         """Put a snapshot on the disk, if it is not there; what prevented it."""
         try:
-            for one in checkpoint.found(self._folder):
-                if one.images_seen == images_seen and (score is None or one.score is not None):
-                    return None
-            checkpoint.write(self._folder, snapshot, images_seen=images_seen, score=score)
-            checkpoint.prune(self._folder, self._settings.keep)
+            self._medium.write(snapshot, images_seen, score)
         except OSError as error:
             return error
         return None

@@ -6,7 +6,7 @@ one while the training goes on would write half of one step and half of another.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,6 @@ class Camera:
     def __init__(self) -> None:
         self._memory: dict[str, torch.Tensor] = {}
 
-    @torch.no_grad()
     def take(self, state: Mapping[str, Any]) -> Snapshot:
         """Copy a state; the snapshot taken before is overwritten.
 
@@ -47,12 +46,17 @@ class Camera:
         """
         live: dict[str, torch.Tensor] = {}
         skeleton = take_tensors(state, live)
+        return Snapshot(skeleton, self.copy(live))
+
+    @torch.no_grad()
+    def copy(self, live: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Contiguous copies on the CPU; those made before are overwritten."""
         self._memory = {name: self._like(name, tensor) for name, tensor in live.items()}
         for name, tensor in live.items():
             self._memory[name].copy_(tensor, non_blocking=tensor.is_cuda)
         for device in {tensor.device for tensor in live.values() if tensor.is_cuda}:
             torch.cuda.synchronize(device)
-        return Snapshot(skeleton, dict(self._memory))
+        return dict(self._memory)
 
     def _like(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         kept = self._memory.get(name)
@@ -79,11 +83,50 @@ def take_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 
 def put_tensors(skeleton: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """The state of a skeleton, with tensors in place of their numbers."""
+    return filled(with_slots(skeleton), tensors)
+
+
+Place = tuple[str | int, ...]
+"""Where something stands in a state: ("optimizer", "default", "state", 3, "exp_avg")."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Stands in a state for the tensor of that number, which is not read yet."""
+
+    number: str
+
+
+def with_slots(skeleton: Any) -> Any:
+    """The state of a skeleton, with a Slot for each tensor."""
     ((kind, content),) = skeleton.items()
     if kind == "tensor":
-        return tensors[content]
+        return Slot(content)
     if kind == "dict":
-        return {key: put_tensors(item, tensors) for key, item in content}
+        return {key: with_slots(item) for key, item in content}
     if kind == "list":
-        return [put_tensors(item, tensors) for item in content]
+        return [with_slots(item) for item in content]
     return content
+
+
+def slots(state: Any, at: Place = ()) -> Iterator[tuple[str, Place]]:
+    """The number and the place of every Slot in a state."""
+    if isinstance(state, Slot):
+        yield state.number, at
+    elif isinstance(state, Mapping):
+        for key, item in state.items():
+            yield from slots(item, (*at, key))
+    elif isinstance(state, list):
+        for number, item in enumerate(state):
+            yield from slots(item, (*at, number))
+
+
+def filled(state: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    """A state with tensors in its Slots."""
+    if isinstance(state, Slot):
+        return tensors[state.number]
+    if isinstance(state, Mapping):
+        return {key: filled(item, tensors) for key, item in state.items()}
+    if isinstance(state, list):
+        return [filled(item, tensors) for item in state]
+    return state

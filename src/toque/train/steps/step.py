@@ -279,11 +279,14 @@ class Step:
             yield self.ema.model
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next step depends on besides its batch and the count of images."""
+        """What the next step depends on besides its batch and the count of images.
+
+        The tensors themselves; where the model is sharded, pieces.
+        """
         return {
-            "model": sharding.whole(self.network.state_dict()),
-            "optimizer": sharding.whole(self.optimizers.state_dict()),
-            "ema": sharding.whole(self.ema.state_dict()) if self.ema else None,
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizers.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
             "loss_scale": self._scale.state_dict() if self._scale else None,
             "micro_batch": self.micro_batch,
         }
