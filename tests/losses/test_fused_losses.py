@@ -110,6 +110,17 @@ def test_upsampled_at_the_same_size_is_cross_entropy():
     torch.testing.assert_close(losses.upsample_cross_entropy(z, t), F.cross_entropy(z, t))
 
 
+@pytest.mark.parametrize("size", [30.0, 1000.0])
+def test_upsampled_where_neighbours_are_sure_of_other_classes(size):
+    z = torch.zeros(2, 3, 4, 4)
+    z[:, 0, ::2], z[:, 1, 1::2], z[:, 2] = size, size, -size
+    z, t = z.requires_grad_(), classes(3, 2, 16, 16)
+    found, expected = losses.upsample_cross_entropy(z, t), plain_upsampled(z.double(), t)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    slopes = (torch.autograd.grad(value, z)[0] for value in (found, expected))
+    torch.testing.assert_close(*slopes, rtol=1e-5, atol=1e-6)
+
+
 def test_upsampled_is_proved_and_saves_the_small_size_only():
     t = classes(3, 2, 6, 6)
     prove(losses.upsample_cross_entropy, numbers(2, 3, 3, 3), t, compiles=True)
@@ -157,7 +168,13 @@ def test_linear_is_proved():
     prove(losses.linear_cross_entropy, numbers(9, 1), w.requires_grad_(), t)
 
 
-def test_contrastive_is_clips():
+@pytest.mark.parametrize("kept", [0, 2**24])
+@pytest.mark.parametrize("chunk", [1, 13, 2**20])
+def test_contrastive_is_clips(kept, chunk, monkeypatch):
+    from toque.losses import contrastive
+
+    monkeypatch.setattr(contrastive, "_KEPT_ELEMENTS", kept)
+    monkeypatch.setattr(contrastive, "_CHUNK_ELEMENTS", chunk)
     a, b = (F.normalize(numbers(6, 4, seed=s)).requires_grad_() for s in (0, 1))
     scale = torch.tensor(5.0, requires_grad=True)
     logits = scale * a @ b.t()
@@ -168,6 +185,29 @@ def test_contrastive_is_clips():
     torch.testing.assert_close(gradients(found, a, b, scale), gradients(expected, a, b, scale))
     one = F.normalize(numbers(1, 4))
     assert losses.contrastive_loss(one, one, 3.0).abs() < 1e-6
+    with torch.no_grad():
+        torch.testing.assert_close(losses.contrastive_loss(a, b, scale), expected)
+
+
+def test_contrastive_far_apart_and_in_half():
+    a, b = (100 * numbers(7, 5, seed=s) for s in (0, 1))
+    for dtype in (torch.float32, torch.bfloat16):
+        pair = [t.to(dtype).requires_grad_() for t in (a, b)]
+        found = losses.contrastive_loss(*pair, 2.0)
+        logits = (2.0 * pair[0] @ pair[1].t()).float()
+        t = torch.arange(7)
+        expected = (F.cross_entropy(logits, t) + F.cross_entropy(logits.t(), t)) / 2
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(gradients(found, *pair), gradients(expected, *pair))
+
+
+def test_contrastive_is_proved_and_keeps_no_similarities():
+    b = numbers(5, 3, seed=1).requires_grad_()
+    prove(lambda a, b: losses.contrastive_loss(a, b, 2.0), numbers(5, 3), b, compiles=True)
+    a, b = (numbers(40, 2, seed=s).requires_grad_() for s in (0, 1))
+    kept = trace_saved(lambda a, b: losses.contrastive_loss(a, b, 2.0), a, b)
+    assert kept.saved_bytes < 40 * 40 * 4
 
 
 # ---- focal ------------------------------------------------------------------------------------------

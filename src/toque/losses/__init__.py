@@ -4,9 +4,10 @@
 """
 
 from toque.losses.catalog import Loss, create, names
+from toque.losses.contrastive import contrastive_loss
 from toque.losses.cross_entropy import cross_entropy
 from toque.losses.focusing import asymmetric, focal, sigmoid_focal
-from toque.losses.linear import contrastive_loss, linear_cross_entropy
+from toque.losses.linear import linear_cross_entropy
 from toque.losses.metric import (
     ArcFace,
     UncertaintyWeights,

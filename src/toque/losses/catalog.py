@@ -10,7 +10,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from toque import checks
-from toque.losses import focusing, linear, metric, mixed, overlap, regression, upsampled
+from toque.losses import (
+    contrastive,
+    focusing,
+    linear,
+    metric,
+    mixed,
+    overlap,
+    regression,
+    upsampled,
+)
 from toque.losses.cross_entropy import cross_entropy
 
 LossFunction = Callable[..., Tensor]
@@ -31,7 +40,7 @@ FUNCTIONS: dict[str, LossFunction] = {
         upsampled.upsample_cross_entropy,
         mixed.mixup_cross_entropy,
         linear.linear_cross_entropy,
-        linear.contrastive_loss,
+        contrastive.contrastive_loss,
         regression.huber,
         regression.quantile,
         regression.giou,

@@ -62,29 +62,6 @@ def linear_cross_entropy(
     return reductions.share(total, valid.sum().to(total.dtype))
 
 
-def contrastive_loss(first: Tensor, second: Tensor, scale: Tensor | float) -> Tensor:
-    """The symmetric contrastive loss of CLIP: each row of one side finds its partner in the other.
-
-    Shape:    first, second [N, D], scale a number or [] -> []
-    Gradient: first, second, scale
-    Args:     first, second: features of length 1 (F.normalize); scale: 1 / temperature, > 0
-    Raises:   ValueError: shapes disagree, no rows, a scale that is a number <= 0
-    Source:   Radford 2021, arXiv:2103.00020, figure 3
-    """
-    where = "contrastive_loss"
-    if first.shape != second.shape or first.dim() != 2 or len(first) == 0:
-        raise checks.invalid(
-            where, "first and second", "of one shape [N, D], N >= 1",
-            f"{list(first.shape)} and {list(second.shape)}", "Give one pair per row.",
-        )  # fmt: skip
-    if not isinstance(scale, Tensor) and not scale > 0:
-        raise checks.invalid(where, "scale", "> 0", scale, "Give 1 / temperature.")
-    partners = torch.arange(len(first), device=first.device)
-    there = linear_cross_entropy(first * scale, second, partners)
-    back = linear_cross_entropy(second * scale, first, partners)
-    return (there + back) / 2
-
-
 def _reference(
     features: Tensor,
     weight: Tensor,

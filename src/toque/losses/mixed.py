@@ -13,6 +13,7 @@ from toque.layers.fused import Needs, Residuals, fused
 from toque.losses import reduction as reductions
 from toque.losses import targets as labels
 from toque.losses.cross_entropy import check_smoothing
+from toque.losses.exponentials import exp_
 from toque.losses.reduction import Reduction
 
 
@@ -34,7 +35,7 @@ def mixup_cross_entropy(
               label_smoothing: share of the target spread evenly over the classes
     Raises:   ValueError: shapes disagree, a class number out of range, smoothing outside 0 .. 1
     Source:   Zhang 2018, arXiv:1710.09412, section 2
-    Measured: half the saved bytes and 0.8 of the time of soft targets, CPU
+    Measured: half the saved bytes and 0.5 to 0.7 of the time of soft targets, CPU
               (benchmarks/layers.py)
     """
     where = "mixup_cross_entropy"
@@ -86,22 +87,24 @@ def _mean_of_labels(
 def _forward(
     needs: Needs, logits: Tensor, first: Tensor, second: Tensor, share: Tensor, smoothing: float
 ) -> tuple[Tensor, Residuals]:
-    # log_softmax is one pass in torch's kernels, logsumexp four.
-    log_p = F.log_softmax(logits, 1)
-    return -_mean_of_labels(log_p, first, second, share, smoothing), (log_p,)
+    highest = logits.amax(1, keepdim=True)
+    risen = exp_(logits - highest)
+    total = risen.sum(1, keepdim=True)
+    log_sum = total.log().add_(highest).squeeze(1)
+    return log_sum - _mean_of_labels(logits, first, second, share, smoothing), (risen, total)
 
 
 def _backward(
     needs: Needs, grad: Tensor, inputs: Sequence[Tensor], residuals: Residuals
 ) -> tuple[Tensor, None, None, None, None]:
     _, first, second, share, smoothing = inputs
-    (log_p,) = residuals
-    # The gradient of log_softmax's output is minus the labels; its backward is one fast pass.
-    even = grad * (-smoothing / log_p.shape[1])
-    labels_slope = even[:, None].expand_as(log_p).contiguous()
+    risen, total = residuals
+    column = grad[:, None]
+    slope = risen * (column / total)  # softmax, minus the labels
+    if smoothing:
+        slope.sub_(column * (smoothing / risen.shape[1]))
     for label, part in ((first, share), (second, 1 - share)):
-        labels_slope.scatter_add_(1, label[:, None], ((smoothing - 1) * part * grad)[:, None])
-    slope = torch._log_softmax_backward_data(labels_slope, log_p, 1, log_p.dtype)
+        slope.scatter_add_(1, label[:, None], ((smoothing - 1) * part * grad)[:, None])
     return slope, None, None, None, None
 
 

@@ -21,12 +21,16 @@ from toque import checks
 from toque.layers.fused import Needs, Residuals, fused
 from toque.losses import reduction as reductions
 from toque.losses import targets as labels
-from toque.losses.exponentials import exp_
 from toque.losses.reduction import Reduction
 
-_BAND_ELEMENTS = 2**20
+_BAND_ELEMENTS = 2**19
 """Enlarged logits in work at once: about what a core's cache holds."""
 
+_BAND_ROWS = 16
+"""Rows of the large image in work at once: of more, most of their matrix would be 0."""
+
+_SMALLEST_SUM = 2.0**-60
+"""Of exponentials, where classes of two neighbouring pixels differ by more than float32 holds."""
 
 _BLOCK_COLUMNS = 64
 """Columns of the large image that are interpolated by one matrix product."""
@@ -127,36 +131,73 @@ def _on_triton(logits: Tensor) -> bool:
 def _by_bands(
     needs: Needs, logits: Tensor, numbers: Tensor, valid: Tensor
 ) -> tuple[Tensor, Residuals]:
-    batch, classes, small_height, small_width = logits.shape
+    batch, classes = logits.shape[:2]
     height, width = numbers.shape[-2:]
-    tall = _weights(small_height, height, logits)
-    wide = _weights(small_width, width, logits)
-    rows = max(1, min(height, _BAND_ELEMENTS // max(1, batch * classes * width)))
-    widened = _widened(logits, wide)  # [B, K, h, W]
-    slope = torch.zeros_like(widened) if needs[0] else None
+    tall = _weights(logits.shape[2], height, logits)
+    wide = _weights(logits.shape[3], width, logits)
+    images = max(1, _BAND_ELEMENTS // max(1, classes * width * min(height, _BAND_ROWS)))
+    slope = torch.empty_like(logits, memory_format=torch.contiguous_format) if needs[0] else None
+    total = logits.new_zeros(())
+    for first in range(0, batch, images):
+        part = slice(first, first + images)
+        into = None if slope is None else slope[part]
+        total += _some_images(logits[part], numbers[part], valid[part], tall, wide, into)
+    return total, () if slope is None else (slope,)
+
+
+def _some_images(
+    logits: Tensor,
+    numbers: Tensor,
+    valid: Tensor,
+    tall: Tensor,
+    wide: Tensor,
+    slope: Tensor | None,
+) -> Tensor:
+    """The summed loss of some images; their gradient is written into `slope`, like logits.
+
+    Rows come first, [h, B, K, w]: a band is then one product of a small matrix with rows that lie
+    one after another, and its gradient adds into theirs by another.
+    """
+    height, small_height = tall.shape
+    # Softmax does not see what is added to all classes of a pixel: less the largest of the small
+    # pixel, what is enlarged is <= 0. In units of log 2, for exp2 (see exponentials.py).
+    rows_first = logits.permute(2, 0, 1, 3)
+    rows_first = (rows_first - rows_first.amax(2, keepdim=True)).mul_(math.log2(math.e))
+    widened = _widened(rows_first, wide)  # [h, B, K, W]
+    one_row = widened.shape[1:]
+    source = widened.view(small_height, -1)
+    grown = torch.zeros_like(source) if slope is not None else None
+    rows = max(1, min(height, _BAND_ROWS, _BAND_ELEMENTS // max(1, source.shape[1])))
+    buffer = source.new_empty(rows, source.shape[1])
     total = logits.new_zeros(())
     for start in range(0, height, rows):
         stop = min(start + rows, height)
         first, last = _source_rows(start, stop, small_height, height)
-        band_weights = tall[start:stop, first:last]
-        band = torch.matmul(band_weights, widened[:, :, first:last])  # [B, K, rows, W]
-        label, counts = numbers[:, None, start:stop], valid[:, None, start:stop]
-        chosen = band.gather(1, label)
-        highest = band.amax(1, keepdim=True)
-        exp_(band.sub_(highest))
-        summed = band.sum(1, keepdim=True)
-        total += ((highest + summed.log() - chosen) * counts).sum()
-        if slope is not None:
+        weights = tall[start:stop, first:last]
+        flat = buffer[: stop - start]
+        band = flat.view(-1, *one_row)  # [rows, B, K, W]
+        torch.mm(weights, source[first:last], out=flat)
+        label = numbers[:, start:stop].movedim(1, 0)[:, :, None]
+        counts = valid[:, start:stop].movedim(1, 0)[:, :, None]
+        chosen = band.gather(2, label)
+        summed = band.exp2_().sum(2, keepdim=True)
+        if not labels.is_readable(summed) or bool((summed < _SMALLEST_SUM).any()):
+            torch.mm(weights, source[first:last], out=flat)
+            highest = band.amax(2, keepdim=True)
+            chosen = chosen - highest
+            summed = band.sub_(highest).exp2_().sum(2, keepdim=True)
+        total += ((summed.log2() - chosen) * counts).sum()
+        if grown is not None:
             band.mul_(counts / summed)  # softmax, minus the labels
-            band.scatter_add_(1, label, -counts.to(band.dtype))
-            slope[:, :, first:last] += torch.matmul(band_weights.t(), band)
-    if slope is None:
-        return total, ()
-    return total, (_narrowed(slope, wide),)
+            band.scatter_add_(2, label, -counts.to(band.dtype))
+            grown[first:last].addmm_(weights.t(), flat)
+    if slope is not None and grown is not None:
+        slope.copy_(_narrowed(grown.view_as(widened), wide).permute(1, 2, 0, 3))
+    return total * math.log(2)
 
 
 def _widened(logits: Tensor, wide: Tensor) -> Tensor:
-    """logits [B, K, h, w] times wide.t() [w, W], block by block: most of the matrix is 0."""
+    """logits [..., w] times wide.t() [w, W], block by block: most of the matrix is 0."""
     large, small = wide.shape
     rows = logits.reshape(-1, small)
     made = rows.new_empty(len(rows), large)
@@ -169,7 +210,7 @@ def _widened(logits: Tensor, wide: Tensor) -> Tensor:
 
 
 def _narrowed(slope: Tensor, wide: Tensor) -> Tensor:
-    """slope [B, K, h, W] times wide [W, w], block by block."""
+    """slope [..., W] times wide [W, w], block by block."""
     large, small = wide.shape
     rows = slope.reshape(-1, large)
     made = rows.new_empty(len(rows), small)
