@@ -1,8 +1,8 @@
 """The symmetric contrastive loss of CLIP: one matrix of similarities serves both directions.
 
-As two cross-entropies, autograd keeps the N x N similarities four times. Here they are made once, in
-one buffer (or, where that is large, twice in chunks of rows), read for both directions, and what is
-kept for backward are the finished gradients [N, D].
+As two cross-entropies, autograd keeps the N x N similarities four times. Here they are made once,
+in one buffer (or, where that is large, twice in chunks of rows), read for both directions, and what
+is kept for backward are the finished gradients [N, D].
 """
 
 from __future__ import annotations
