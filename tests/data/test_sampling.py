@@ -33,9 +33,8 @@ class Weighted(ArraySource):
 
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(4), COUNTS))
-SOURCE = ArraySource(
-    np.random.default_rng(1).integers(0, 256, (60, 8, 9, 3), dtype=np.uint8), LABELS, list("abcde")
-)
+PIXELS = np.random.default_rng(1).integers(0, 256, (60, 8, 9, 3), dtype=np.uint8)
+SOURCE = ArraySource(PIXELS, LABELS, list("abcde"))
 WEIGHTS = np.random.default_rng(2).exponential(1, 60) * (np.arange(60) % 5 > 0)
 
 ORDERS = {
@@ -127,6 +126,38 @@ def test_weighted_has_the_mean_of_the_weights():
     )
 
 
+def by_hand(weights, names, labels, class_weights):
+    """The product, image by image, in plain python."""
+    if class_weights == "equal":
+        totals = {}
+        for weight, label in zip(weights, labels, strict=True):
+            totals[label] = totals.get(label, 0) + weight
+        factor = {label: 1 / total for label, total in totals.items()}
+    else:
+        factor = {n: class_weights.get(name, 1) for n, name in enumerate(names)}
+    return [weight * factor[label] for weight, label in zip(weights, labels, strict=True)]
+
+
+@pytest.mark.parametrize("class_weights", ["equal", {"1": 4, "3": 0.25}, {"0": 0}])
+@pytest.mark.parametrize("own", [True, False])
+def test_weights_of_classes_and_of_images_multiply(class_weights, own):
+    weights = np.float32(WEIGHTS + 0.1).tolist() if own else [1.0] * 60
+    source = Weighted(weights, LABELS) if own else ArraySource(PIXELS, LABELS)
+    product = by_hand(weights, source.classes, LABELS.tolist(), class_weights)
+    shares = [60 * weight / sum(product) for weight in product]
+    sampling = Sampling("weighted", class_weights=class_weights)
+    indices, _ = order_of(source, sampling, 7)(0, 60 * 400)
+    epochs = np.stack([np.bincount(epoch, minlength=60) for epoch in indices.reshape(400, 60)])
+    assert (epochs >= np.floor(np.array(shares) - 1e-6)).all()
+    assert (epochs <= np.ceil(np.array(shares) + 1e-6)).all()
+    np.testing.assert_allclose(epochs.mean(0), shares, atol=0.09)
+    if class_weights == "equal":
+        classes = np.stack([np.bincount(LABELS, weights=epoch, minlength=4) for epoch in epochs])
+        np.testing.assert_allclose(classes.mean(0), 15, atol=0.2)
+    if class_weights == {"0": 0}:
+        assert not epochs[:, LABELS == 0].any()
+
+
 def test_repeats_stand_together_and_an_epoch_stays_n_images():
     indices, epochs = order_of(SOURCE, Sampling(repeats=3), 0)(0, 360)
     groups = indices.reshape(-1, 3)
@@ -196,6 +227,21 @@ def test_placed_is_even():
 def test_mistakes(source, sampling, words):
     with pytest.raises(ValueError, match=words):
         order_of(source, Sampling(sampling), 0)
+
+
+def test_mistakes_in_the_weights_of_classes():
+    named = Sampling("weighted", class_weights={"cat": 2})
+    with pytest.raises(ValueError, match=r"class_weights must be by the names of classes; got cat"):
+        order_of(SOURCE, named, 0)
+    flags = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.eye(4, 3, dtype=np.float32))
+    with pytest.raises(ValueError, match=r"class_weights must be left out for multilabel"):
+        order_of(flags, named, 0)
+    with pytest.raises(ValueError, match=r'left out unless name is "weighted"; got balanced'):
+        Sampling("balanced", class_weights="equal")
+    with pytest.raises(ValueError, match=r"class_weights.cat must be finite and >= 0; got -1"):
+        Sampling("weighted", class_weights={"cat": -1})
+    with pytest.raises(ValueError, match=r'must be "equal", or a number for each class; got even'):
+        Sampling("weighted", class_weights="even")
 
 
 def test_unknown_settings():

@@ -7,9 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
+_COLUMNS = ("table.path", "table.label", "table.split", "table.weight")
+
 
 def pack(
-    data: Annotated[str, typer.Argument(help="A folder, 'fashion'; or a cache, with --check.")],
+    data: Annotated[str, typer.Argument(help="As for toque train; or a cache, with --check.")],
     cache: Annotated[
         Path | None, typer.Argument(help="The folder to pack into, new or packed before.")
     ] = None,
@@ -29,6 +31,14 @@ def pack(
         Literal["raise", "skip"],
         typer.Option(help="Unreadable images."),
     ] = "raise",
+    task: Annotated[
+        Literal["auto", "classification", "multilabel", "regression", "segmentation"],
+        typer.Option(help="What the targets are, as in toque train."),
+    ] = "auto",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="table.path, .label, .split or .weight."),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="That decode.  [default: one per core]")
     ] = None,
@@ -44,8 +54,10 @@ def pack(
     Example: toque pack photos/ photos-packed/ --size 256
     """
     from toque import checks
-    from toque.data import damaged_files
+    from toque.cli.train import overrides
+    from toque.data import Columns, damaged_files
     from toque.data import pack as pack_images
+    from toque.train import run as settings_of
 
     if check:
         wrong = damaged_files(data if cache is None else cache)
@@ -61,6 +73,14 @@ def pack(
         raise checks.invalid(
             "toque pack", "CACHE", "given", "none", f"As in toque pack {data} {data}-packed."
         )
+    asked = overrides(settings or [])
+    for key in asked:
+        if key not in _COLUMNS:
+            raise checks.invalid(
+                "toque pack", "--set", f"one of {', '.join(_COLUMNS)}", key,
+                f"{checks.nearest(key, _COLUMNS)} Other settings are given to toque train.",
+            )  # fmt: skip
+    run = settings_of.load(None, asked)
     packed = pack_images(
         data,
         cache,
@@ -69,6 +89,8 @@ def pack(
         quality=quality,
         channels=channels,
         on_bad=on_bad,
+        task=None if task == "auto" else task,
+        columns=Columns(**run.table.model_dump()),
         threads=threads,
         show="quiet" if quiet else "auto",
     )

@@ -97,6 +97,10 @@ class FilesSource(Source):
     def path(self, index: int) -> Path | None:
         return self._listed.place.path(self._listed.names[index])
 
+    def mask_path(self, index: int) -> Path | None:
+        masks = self._listed.masks
+        return None if masks is None else self._listed.place.path(masks[index])
+
     def stamp(self, index: int) -> str:
         label = self.labels[index].tolist() if self.labels.ndim > 1 else self.labels[index]
         return f"{label} {self._sizes(index)}"
@@ -174,6 +178,7 @@ def splits_of(
                 "data", listed.place.where, f"with images to {side} on", "none",
                 "Add images, or mark some for it.",
             )  # fmt: skip
+    whole = FilesSource(listed, kept, max_pixels)
     train, val = (
         FilesSource(listed.chosen(np.flatnonzero(rows)), kept, max_pixels)
         for rows in (~in_val, in_val)
@@ -181,7 +186,8 @@ def splits_of(
     notes = listed.notes
     if bad:
         notes += (f"Files that cannot be used, left out: {some([str(b.path) for b in bad])}.",)
-    return Splits(train, val, listed.targets.names, tuple(bad), kept, notes, listed.parts is None)
+    drawn_from = whole if listed.parts is None else None
+    return Splits(train, val, listed.targets.names, tuple(bad), kept, notes, drawn_from)
 
 
 def _looked(listed: Listed, on_bad: str, max_pixels: int) -> tuple[Listed, list[BadFile], bool]:

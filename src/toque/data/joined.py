@@ -60,6 +60,10 @@ class Joined(Source):
         source, at = self._at(index)
         return source.path(at)
 
+    def mask_path(self, index: int) -> Path | None:
+        source, at = self._at(index)
+        return source.mask_path(at)
+
     def read(self, index: int) -> torch.Tensor:
         source, at = self._at(index)
         return source.read(at)

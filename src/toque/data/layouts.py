@@ -25,7 +25,7 @@ PARTS = {
 }  # fmt: skip
 IMAGES = ("images", "image", "imgs", "img")
 MASKS = ("masks", "mask", "labels", "annotations")
-_CLASS_FILE = "classes.txt"
+CLASS_FILE = "classes.txt"
 _IMAGE_SUFFIXES = frozenset([
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
     ".jp2", ".avif",
@@ -51,9 +51,9 @@ def without_part(names: Sequence[str]) -> tuple[list[str], list[str] | None]:
 
 def class_names(place: Place, names: Sequence[str]) -> tuple[str, ...]:
     """The lines of classes.txt, one class a line; none where there is no such file."""
-    if _CLASS_FILE not in names:
+    if CLASS_FILE not in names:
         return ()
-    text = place.read(_CLASS_FILE).decode("utf-8-sig", errors="replace")
+    text = place.read(CLASS_FILE).decode("utf-8-sig", errors="replace")
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
@@ -62,7 +62,7 @@ def beside_masks(place: Place, names: Sequence[str]) -> Listed | None:
 
     Raises: ValueError: images without a mask, masks without an image
     """
-    rest, _ = without_part([name for name in names if name != _CLASS_FILE])
+    rest, _ = without_part([name for name in names if name != CLASS_FILE])
     kinds = {name.split("/", 1)[0].lower() for name in rest if "/" in name}
     image_folder = next((name for name in IMAGES if name in kinds), None)
     mask_folder = next((name for name in MASKS if name in kinds), None)
@@ -149,7 +149,7 @@ def samples(
         groups[f"{folder}{slash}{key}"][suffix.lower()] = name
     images, masks, labels, parts = [], [], [], []
     for key, files in groups.items():
-        if set(files) <= {"txt"} and key == _CLASS_FILE.partition(".")[0]:
+        if set(files) <= {"txt"} and key == CLASS_FILE.partition(".")[0]:
             continue
         mask = next((files[one] for one in _MASK_SUFFIXES if one in files), None)
         image = next((files[s] for s in files if is_image(f"x.{s}") and files[s] != mask), None)

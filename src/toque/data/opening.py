@@ -211,7 +211,7 @@ def _split_by_draw(
     notes = notes_on([looked])
     if alone:
         notes += (f"Classes of one image, which is trained on and not validated: {some(alone)}.",)
-    return Splits(train, val, files.classes, looked.bad, kept, notes, drawn=True)
+    return Splits(train, val, files.classes, looked.bad, kept, notes, whole)
 
 
 def _channels(wanted: int | None, facts: Sequence[FileFacts]) -> int:

@@ -37,7 +37,7 @@ def own(
              TypeError: something that is neither a source nor a map-style Dataset
     Example: >>> own(my_dataset, None, seed=0).val
     """
-    training = _source("train", train, task)
+    whole = training = _source("train", train, task)
     if val is None:
         training, validation = _split(training, seed, val_fraction)
     else:
@@ -50,7 +50,8 @@ def own(
                 _short(validation.classes), "Give both the same classes in the same order.",
             )  # fmt: skip
     channels = int(training.read(0).shape[0])
-    return Splits(training, validation, training.classes, (), channels, drawn=val is None)
+    drawn_from = whole if val is None else None
+    return Splits(training, validation, training.classes, (), channels, whole=drawn_from)
 
 
 def _source(argument: str, data: OwnData, task: Task | None) -> Source:

@@ -65,6 +65,9 @@ class Part(Source):
     def path(self, index: int) -> Path | None:
         return self._source.path(int(self._indices[index]))
 
+    def mask_path(self, index: int) -> Path | None:
+        return self._source.mask_path(int(self._indices[index]))
+
     def encoded(self, index: int) -> Encoded:
         return self._source.encoded(int(self._indices[index]))
 

@@ -74,6 +74,10 @@ class Source(ABC):
         """Where the image lies, if it is a file of this machine."""
         return None
 
+    def mask_path(self, index: int) -> Path | None:
+        """Where the mask of an image lies, if it is a file of this machine."""
+        return None
+
     def encoded(self, index: int) -> Encoded:
         """The image before it is decoded, from several threads at once; only where `has_files`."""
         raise NotImplementedError(f"{type(self).__name__} has no files")

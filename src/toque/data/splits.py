@@ -18,8 +18,8 @@ class Splits:
     """The data of a run: what to train on, what to validate on, and what was found on the way.
 
     `bad` are the files left out (on_bad="skip"); `notes` are sentences that a person should see
-    once, such as how many files are animated; `drawn` says that the images to validate on were
-    drawn by their names, so that another seed draws others.
+    once, such as how many files are animated; `whole` are the images of both in their order, where
+    those to validate on were drawn by their names, so that another seed draws others.
     """
 
     train: Source
@@ -28,7 +28,12 @@ class Splits:
     bad: tuple[BadFile, ...]
     channels: int
     notes: tuple[str, ...] = ()
-    drawn: bool = False
+    whole: Source | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the images to validate on were drawn."""
+        return self.whole is not None
 
 
 def draw_validation(

@@ -10,6 +10,7 @@ from torch import nn
 from toque import augment, data, layers
 from toque.data import Batch, Splits
 from toque.models.ema import EMA
+from toque.train import prepare
 from toque.train.distributed import World, preparing
 from toque.train.measure import Loss
 from toque.train.optimisation import optimise
@@ -87,7 +88,7 @@ def train_batches(
         threads=run.threads or 1,
         workers=run.workers,
         scaled_decoding=run.scaled_decoding,
-        sampling=data.Sampling(run.sampling.name, run.sampling.repeats),
+        sampling=prepare.sampling_of(run),
         rank=world.rank,
         ranks=world.size,
     )

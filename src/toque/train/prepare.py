@@ -14,6 +14,7 @@ from torch import nn
 
 from toque import augment, checks, data, models, random
 from toque.data import OwnData, Source, Splits
+from toque.data.sampling import order_of
 from toque.train import tasks
 from toque.train.measure import Loss
 from toque.train.optimisation import optimise
@@ -78,8 +79,10 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
 
     A small picture gets a small network at its own size; a photo gets 224 pixels and a ResNet-18.
 
-    Raises: ValueError: an optimiser, argument, preset or model that does not exist
+    Raises: ValueError: an optimiser, argument, preset or model that does not exist; a sampling that
+            the data does not allow
     """
+    order_of(splits.train, sampling_of(run), run.seed)  # says what the data lacks for it
     image_size = run.image_size or task.image_size(short_side(splits.train))
     model = run.model or task.model_name(image_size)
     if own.model is not None:
@@ -112,6 +115,12 @@ def short_side(source: Source) -> int:
     """The usual short side in pixels, by up to 16 images spread over the source."""
     looked_at = np.unique(np.linspace(0, len(source) - 1, 16).astype(int))
     return int(np.median([min(source.read(int(i)).shape[-2:]) for i in looked_at]))
+
+
+def sampling_of(run: Run) -> data.Sampling:
+    """Which training images are seen, and how often."""
+    asked = run.sampling
+    return data.Sampling(asked.name, asked.repeats, asked.class_weights)
 
 
 def pipelines(

@@ -222,6 +222,9 @@ class SamplingSettings(_Section):
     repeats: int = Field(
         1, ge=1, description="each image so many times in a row, each time augmented anew"
     )
+    class_weights: Literal["equal"] | dict[str, float] | None = Field(
+        None, description='weighted: {rare = 4}, times the data\'s weights; or "equal"'
+    )
 
 
 class Run(_Section):

@@ -18,7 +18,7 @@ from toque.data import progress
 from toque.data.packed import fresh
 from toque.data.packed.format import PackedPart, Settings, StoredFile, names_as_bytes, stored
 from toque.data.packed.images import Record, record
-from toque.data.packed.writing import Finished, ShardWriter, note_finished, read_finished
+from toque.data.packed.writing import COLUMNS, Finished, ShardWriter, note_finished, read_finished
 from toque.data.source import Source
 from toque.data.splits import Splits
 
@@ -29,13 +29,21 @@ class Filling:
     """Packs the parts into one folder."""
 
     def __init__(
-        self, folder: Path, settings: Settings, threads: int, shard_bytes: int, show: progress.Show
+        self,
+        folder: Path,
+        settings: Settings,
+        threads: int,
+        shard_bytes: int,
+        show: progress.Show,
+        *,
+        whole_folders: bool,
     ) -> None:
         self._folder = folder
         self._settings = settings
         self._threads = threads
         self._shard_bytes = shard_bytes
         self._show = show
+        self._whole_folders = whole_folders
         self.num_kept = 0
 
     def part(self, name: str, source: Source, splits: Splits) -> PackedPart:
@@ -63,8 +71,9 @@ class Filling:
         class_folders = root is not None and fresh.has_class_folders(source)
         left_out = fresh.names_below(root, [file.path for file in splits.bad])
         return PackedPart(
-            name, len(source), root, class_folders, left_out, self._facts(name, source, names),
-            tuple(one.shard for one in kept),
+            name, len(source), root, class_folders, left_out,
+            self._facts(name, source, names, fresh.mask_names(source, root)),
+            tuple(one.shard for one in kept), self._whole_folders,
         )  # fmt: skip
 
     def _kept(self, part: str, source: Source) -> list[Finished]:
@@ -87,8 +96,14 @@ class Filling:
             if durable.sha256(path) != file.sha256:
                 return False
         index = fresh.read_index(self._folder / one.shard.index.name)
-        paths = [source.path(number) for number in range(one.start, one.stop)]
-        return not any(fresh.changed(index, paths))
+        if set(index) != set(COLUMNS):  # written by another version
+            return False
+        numbers = range(one.start, one.stop)
+        paths = [source.path(number) for number in numbers]
+        masks = [source.mask_path(number) for number in numbers]
+        return not any(fresh.changed(index, paths)) and not any(
+            fresh.changed(index, masks, "mask_file")
+        )
 
     def _records(self, source: Source, indices: list[int]) -> Generator[Record]:
         """The records in order, made ahead by threads."""
@@ -125,11 +140,13 @@ class Filling:
             start = done.stop
         return written
 
-    def _facts(self, part: str, source: Source, names: list[str]) -> StoredFile:
+    def _facts(self, part: str, source: Source, names: list[str], masks: list[str]) -> StoredFile:
         """What belongs to the images of a part, in one file."""
         from safetensors.numpy import save
 
         facts = {"names": names_as_bytes(names), "labels": np.ascontiguousarray(source.labels)}
+        if masks:
+            facts["mask_names"] = names_as_bytes(masks)
         if source.weights is not None:
             facts["weights"] = np.ascontiguousarray(source.weights)
         content = save(facts)

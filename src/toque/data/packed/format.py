@@ -77,7 +77,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class PackedPart:
-    """One of train, val or all. `root` is where its files lay, if they were files."""
+    """One of train, val or all. `root` is where its files lay, if they were files; `whole_folders`
+    says that every file in a folder of images is one of them."""
 
     name: str
     num_images: int
@@ -86,6 +87,17 @@ class PackedPart:
     left_out: tuple[str, ...]
     facts: StoredFile
     shards: tuple[Shard, ...]
+    whole_folders: bool = False
+
+
+@dataclass(frozen=True)
+class WatchedFile:
+    """A file besides the images that the data was read from, as it was: a table, arrays, shards."""
+
+    path: str
+    num_bytes: int
+    time_ns: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,7 @@ class Manifest:
     task: Task
     classes: tuple[str, ...]
     parts: tuple[PackedPart, ...]
+    watched: tuple[WatchedFile, ...] = ()
 
     def as_json(self) -> str:
         """The text of manifest.json, with a digest of itself."""
@@ -187,7 +200,13 @@ def _manifest(content: dict[str, Any]) -> Manifest:
     )
     settings = Settings(**content["settings"])
     classes = tuple(content["classes"])
-    return Manifest(**{**content, "settings": settings, "classes": classes, "parts": parts})
+    watched = tuple(WatchedFile(**one) for one in content.get("watched", ()))
+    return Manifest(
+        **{
+            **content, "settings": settings, "classes": classes, "parts": parts,
+            "watched": watched,
+        }
+    )  # fmt: skip
 
 
 def damaged(path: Path, reason: str) -> checks.InvalidValue:

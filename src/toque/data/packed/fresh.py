@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from toque.data import folder
-from toque.data.packed.format import PackedPart
+from toque import durable
+from toque.data import elsewhere, folder
+from toque.data.layouts import CLASS_FILE
+from toque.data.packed.format import PackedPart, WatchedFile
 from toque.data.packed.images import SourceFile
 from toque.data.source import Source
 
@@ -26,13 +28,22 @@ def root_of(source: Source) -> str | None:
     """The folder below which every image lies under its name, if there is one."""
     if not len(source):
         return None
-    first, name = source.path(0), source.name(0)
-    if first is None or not str(first).endswith(name):
+    first, parts = source.path(0), Path(source.name(0)).parts
+    if first is None or first.parts[-len(parts) :] != parts:
         return None
-    root = Path(str(first)[: -len(name)])
+    root = Path(*first.parts[: -len(parts)])
     if any(source.path(index) != root / source.name(index) for index in range(len(source))):
         return None
     return str(root.resolve())
+
+
+def mask_names(source: Source, root: str | None) -> list[str]:
+    """Where the masks lie, below root or as whole paths; nothing where they are no files."""
+    paths = [source.mask_path(index) for index in range(len(source))]
+    if root is None or any(path is None for path in paths):
+        return []
+    whole = [path.resolve() for path in paths if path is not None]
+    return [str(path.relative_to(root) if path.is_relative_to(root) else path) for path in whole]
 
 
 def has_class_folders(source: Source) -> bool:
@@ -44,13 +55,13 @@ def has_class_folders(source: Source) -> bool:
     )
 
 
-def changed(index: Index, paths: Sequence[Path | None]) -> list[bool]:
-    """Which images of a shard have another file now, or none.
+def changed(index: Index, paths: Sequence[Path | None], what: str = "file") -> list[bool]:
+    """Which images of a shard have another file now, or none; with what="mask_file", which masks.
 
     A file of the same size and time is the same; of another time, its content is compared.
     """
-    sizes, times = index["file_bytes"].tolist(), index["file_time_ns"].tolist()
-    digests = index["file_digest"].tolist()
+    sizes, times = index[f"{what}_bytes"].tolist(), index[f"{what}_time_ns"].tolist()
+    digests = index[f"{what}_digest"].tolist()
     return [
         _is_changed(path, *then) for path, *then in zip(paths, sizes, times, digests, strict=True)
     ]
@@ -68,19 +79,75 @@ def _is_changed(path: Path | None, num_bytes: int, time_ns: int, digest: int) ->
         return True
 
 
-def differences(part: PackedPart, names: Sequence[str], index: Index) -> list[str]:
+def differences(
+    part: PackedPart, names: Sequence[str], masks: Sequence[str], index: Index
+) -> list[str]:
     """Files of a part that changed, came or went since, where its folder is still to be found."""
     if part.root is None or not Path(part.root).is_dir():
         return []
     root = Path(part.root)
     differ = changed(index, [root / name for name in names])
     found = [name for name, differs in zip(names, differ, strict=True) if differs]
+    if masks:
+        differ = changed(index, [root / name for name in masks], "mask_file")
+        found += [name for name, differs in zip(masks, differ, strict=True) if differs]
+    known = {*names, *part.left_out}
     if part.class_folders:
-        known = {*names, *part.left_out}
-        for above in folder.subfolders(root):
-            inside = (f"{above}/{file}" for file in folder.files_below(root / above))
-            found += [file for file in inside if file not in known]
+        above = folder.subfolders(root)
+    elif masks and part.whole_folders:
+        above = sorted({str(Path(name).parent) for name in names})
+    else:
+        above = []
+    for one in above:
+        inside = (f"{one}/{file}" for file in folder.files_below(root / one))
+        found += [file for file in inside if file not in known]
     return found
+
+
+def watched(data: str, source: Source) -> tuple[WatchedFile, ...]:
+    """The files besides images and masks that data of this machine is read from: a table, arrays,
+    shards, the rows of a saved dataset, the names of the classes."""
+    path = Path(data)
+    if not data or "://" in data:
+        return ()
+    if not path.exists():
+        files = [Path(name) for name in elsewhere.shard_names(data)]
+    elif path.is_file():
+        files = [path]
+    elif len(source) and source.path(0) is None:
+        files = [path / name for name in folder.files_below(path)]
+    else:
+        files = [path / CLASS_FILE]
+    return tuple(_watched(one.resolve()) for one in files if one.is_file())
+
+
+def _watched(path: Path) -> WatchedFile:
+    status = path.stat()
+    return WatchedFile(str(path), status.st_size, status.st_mtime_ns, durable.sha256(path))
+
+
+def watched_differences(files: Sequence[WatchedFile], data: str) -> list[str]:
+    """Those that changed or went since, where any is still to be found, and those that came."""
+    if not any(Path(file.path).is_file() for file in files):
+        return []
+    found = [file.path for file in files if _differs(file)]
+    root = Path(data)
+    if root.is_dir() and len(files) > 1:
+        known = {file.path for file in files}
+        inside = (str((root / name).resolve()) for name in folder.files_below(root))
+        found += [name for name in inside if name not in known]
+    return found
+
+
+def _differs(file: WatchedFile) -> bool:
+    path = Path(file.path)
+    try:
+        now = path.stat()
+        if now.st_size != file.num_bytes:
+            return True
+        return now.st_mtime_ns != file.time_ns and durable.sha256(path) != file.sha256
+    except OSError:
+        return True
 
 
 def names_below(root: str | None, paths: Sequence[Path]) -> tuple[str, ...]:

@@ -26,15 +26,17 @@ _GENEROUS = 2.0  # a decoder may leave this many times the wanted pixels: no dif
 
 @dataclass(frozen=True)
 class SourceFile:
-    """What the file of an image was when it was packed; zeros where there is no file."""
+    """What the file of an image or mask was when it was packed; zeros where there is no file."""
 
     num_bytes: int = 0
     time_ns: int = 0
     digest: int = 0
 
     @classmethod
-    def of(cls, path: Path) -> SourceFile:
+    def of(cls, path: Path | None) -> SourceFile:
         """Read the file."""
+        if path is None:
+            return cls()
         status = path.stat()
         digest = hashlib.blake2b(path.read_bytes(), digest_size=8).digest()
         return cls(status.st_size, status.st_mtime_ns, int.from_bytes(digest, "little"))
@@ -51,12 +53,12 @@ class Record:
     file: SourceFile
     mask: bytes = b""
     mask_crc: int = 0
+    mask_file: SourceFile = SourceFile()
 
 
 def record(source: Source, index: int, settings: Settings) -> Record:
     """Read one image of a source and make it what the settings say; from any thread."""
-    path = source.path(index)
-    file = SourceFile() if path is None else SourceFile.of(path)
+    file = SourceFile.of(source.path(index))
     if source.has_files:
         encoded = source.encoded(index)
         scale = min(encoded.size) / (_GENEROUS * settings.size) if settings.size else 1.0
@@ -78,10 +80,12 @@ def record(source: Source, index: int, settings: Settings) -> Record:
     pixels = smaller(pixels, settings.size)
     content = pixels.tobytes() if settings.encoding == "raw" else _as_jpeg(pixels, settings)
     height, width = pixels.shape[:2]
-    mask = _mask(source, index, height, width) if source.task == "segmentation" else b""
-    return Record(
-        content, height, width, zlib.crc32(content), file, mask, zlib.crc32(mask) if mask else 0
-    )
+    crc = zlib.crc32(content)
+    if source.task != "segmentation":
+        return Record(content, height, width, crc, file)
+    mask_file = SourceFile.of(source.mask_path(index))
+    mask = _mask(source, index, height, width)
+    return Record(content, height, width, crc, file, mask, zlib.crc32(mask), mask_file)
 
 
 def _mask(source: Source, index: int, height: int, width: int) -> bytes:

@@ -20,7 +20,7 @@ from typing import Literal
 from toque import checks, durable
 from toque.data import progress
 from toque.data.decoding import MAX_PIXELS
-from toque.data.joined import Joined
+from toque.data.packed import fresh
 from toque.data.packed.filling import Filling
 from toque.data.packed.format import (
     ENCODINGS,
@@ -34,9 +34,10 @@ from toque.data.packed.format import (
     is_cache,
     names_as_bytes,
 )
-from toque.data.part import Part
 from toque.data.source import Source
 from toque.data.splits import Splits
+from toque.data.table import Columns
+from toque.data.targets import Task
 from toque.version import VERSION
 
 _SHARD_BYTES = 512 * 2**20
@@ -70,6 +71,8 @@ def pack(
     channels: int | None = None,
     on_bad: Literal["raise", "skip"] = "raise",
     max_pixels: int = MAX_PIXELS,
+    task: Task | None = None,
+    columns: Columns = Columns(),  # noqa: B008 - frozen
     threads: int | None = None,
     shard_bytes: int = _SHARD_BYTES,
     show: progress.Show = "auto",
@@ -88,7 +91,7 @@ def pack(
              encoding: "raw" (most quickly read), or "jpeg" (about a tenth of the bytes, decoded
              again at every read)
              quality: of the JPEG, 1 .. 100
-             channels, on_bad, max_pixels: see `toque.data.open`
+             channels, on_bad, max_pixels, task, columns: see `toque.data.open`
              threads: that decode; one per core if unset
              shard_bytes: where a file of the cache ends and the next one begins
              show: progress on stderr: "auto" is a bar in a terminal and lines elsewhere
@@ -100,7 +103,7 @@ def pack(
     began = time.monotonic()
     _check(size, encoding, quality, shard_bytes, threads)
     target = _target(Path(cache).expanduser())
-    splits, where = _opened(data, on_bad, max_pixels, channels)
+    splits, where = _opened(data, on_bad, max_pixels, channels, task, columns)
     settings = Settings(size, encoding, quality if encoding == "jpeg" else 0, splits.channels)
     parts = _parts(splits)
     if threads is None:
@@ -111,7 +114,9 @@ def pack(
             folder = target / _identity(settings, parts, splits)
             folder.mkdir(exist_ok=True)
             durable.sync(target)
-            writer = Filling(folder, settings, threads, shard_bytes, show)
+            writer = Filling(
+                folder, settings, threads, shard_bytes, show, whole_folders=Path(where).is_dir()
+            )
             manifest = Manifest(
                 FORMAT,
                 VERSION,
@@ -121,6 +126,7 @@ def pack(
                 splits.train.task,
                 splits.classes,
                 tuple(writer.part(name, source, splits) for name, source in parts.items()),
+                fresh.watched(where, splits.train),
             )
             durable.sync(folder)
             durable.write(target / MANIFEST, manifest.as_json())
@@ -170,6 +176,8 @@ def _opened(
     on_bad: Literal["raise", "skip"],
     max_pixels: int,
     channels: int | None,
+    task: Task | None,
+    columns: Columns,
 ) -> tuple[Splits, str]:
     if isinstance(data, Splits):
         return data, ""
@@ -183,19 +191,19 @@ def _opened(
             f"{data}, a packed cache",
             "Give the data that it was made of.",
         )
-    splits = opening.open(data, seed=0, on_bad=on_bad, max_pixels=max_pixels, channels=channels)
+    splits = opening.open(
+        data, seed=0, on_bad=on_bad, max_pixels=max_pixels, channels=channels, task=task,
+        columns=columns,
+    )  # fmt: skip
     known = Path(data).expanduser()
     return splits, str(known.resolve()) if known.exists() else str(data)
 
 
 def _parts(splits: Splits) -> dict[str, Source]:
     """The sources to pack: train and val as given, or all where val is drawn by name."""
-    if not splits.drawn:
-        return {"train": splits.train, "val": splits.val}
-    both = Joined(splits.train, splits.val)
-    names = [both.name(index) for index in range(len(both))]
-    order = sorted(range(len(both)), key=lambda index: names[index].split("/"))
-    return {"all": Part(both, order)}
+    if splits.whole is not None:
+        return {"all": splits.whole}
+    return {"train": splits.train, "val": splits.val}
 
 
 def _identity(settings: Settings, parts: dict[str, Source], splits: Splits) -> str:

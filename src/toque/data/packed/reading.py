@@ -59,14 +59,16 @@ class PackedSource(Source):
         self.names = names_of(facts["names"])
         self._labels = facts["labels"]
         self._weights = facts.get("weights")
+        self.masks_lay = names_of(facts["mask_names"]) if "mask_names" in facts else []
         shards = [self._small(shard.index) for shard in part.shards]
         self.index: fresh.Index = {
             name: np.concatenate([shard[name] for shard in shards]).astype(np.int64)
             for name in (shards[0] if shards else ())
-            if name != "file_digest"
+            if not name.endswith("file_digest")
         }
-        if shards:
-            self.index["file_digest"] = np.concatenate([one["file_digest"] for one in shards])
+        for name in ("file_digest", "mask_file_digest"):
+            if shards and name in shards[0]:
+                self.index[name] = np.concatenate([one[name] for one in shards])
         counts = [len(shard["offset"]) for shard in shards]
         self._shard = np.repeat(np.arange(len(shards)), counts)
         self._memory = [self._mapped(shard.pixels) for shard in part.shards]
@@ -228,7 +230,7 @@ def open_packed(
     whole = sources["all"]
     in_val = draw_validation(whole.names, strata(whole), seed, val_fraction)
     train, val = (Part(whole, np.flatnonzero(chosen)) for chosen in (~in_val, in_val))
-    return Splits(train, val, classes, (), kept, drawn=True)
+    return Splits(train, val, classes, (), kept, whole=whole)
 
 
 def _sources(cache: Path, channels: int | None) -> dict[str, PackedSource]:
@@ -254,8 +256,10 @@ def check_fresh(cache: Path, manifest: Manifest, sources: dict[str, PackedSource
     found = [
         name
         for part in manifest.parts
-        for name in fresh.differences(part, sources[part.name].names, sources[part.name].index)
+        for source in [sources[part.name]]
+        for name in fresh.differences(part, source.names, source.masks_lay, source.index)
     ]
+    found += fresh.watched_differences(manifest.watched, manifest.data)
     if found:
         more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise checks.invalid(

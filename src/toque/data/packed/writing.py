@@ -87,10 +87,11 @@ class ShardWriter:
         """Append an image."""
         offset = self._pixels.write(one.content)
         mask_offset = self._masks.write(one.mask) if self._masks else 0
-        file = one.file
+        files = (one.file, one.mask_file)
         self._rows.append(
             (offset, len(one.content), one.height, one.width, one.crc, mask_offset,
-             len(one.mask), one.mask_crc, file.num_bytes, file.time_ns, file.digest)
+             len(one.mask), one.mask_crc,
+             *(fact for file in files for fact in (file.num_bytes, file.time_ns, file.digest)))
         )  # fmt: skip
 
     def finish(self) -> Shard:
@@ -115,6 +116,7 @@ class ShardWriter:
 COLUMNS = (
     "offset", "num_bytes", "height", "width", "crc", "mask_offset", "mask_bytes", "mask_crc",
     "file_bytes", "file_time_ns", "file_digest",
+    "mask_file_bytes", "mask_file_time_ns", "mask_file_digest",
 )  # fmt: skip
 
 
