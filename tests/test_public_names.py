@@ -13,7 +13,7 @@ NAMES = {
     """,
     "toque.random": """
         Key kept_globals permutation philox placed seed_globals seed_torch
-        torch_permutation
+        sweep_blocks torch_permutation
     """,
     "toque.augment": """
         AlternatingFlip AugMix Augmented AutoAugment CenterCrop ColorJitter Compose

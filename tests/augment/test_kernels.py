@@ -48,6 +48,21 @@ steps = st.one_of(
 )  # fmt: skip
 
 
+@needs_the_kernel
+@in_c
+@given(
+    streams=st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 9), max_size=4),
+    images=st.lists(st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 2**32 - 1)), max_size=5),
+)
+def test_numbers_drawn_in_c_are_those_of_the_definition(streams, images):
+    indices, epochs = np.array(images, dtype=np.int64).reshape(-1, 2).T
+    key = Key(11, epochs, indices)
+    defined, drawn = key.uniforms(streams), key.uniforms(streams, kernels.sweep())
+    assert list(drawn) == list(defined)
+    for stream in streams:
+        np.testing.assert_array_equal(drawn[stream], defined[stream])
+
+
 def images_of(channels, height, width, dtype, layout, seed, batch=3):
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(

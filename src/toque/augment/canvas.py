@@ -30,6 +30,10 @@ _PADDING_MODES: tuple[PaddingMode, ...] = ("constant", "edge", "reflect", "symme
 
 Matrices = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+Count = Counts | int
+"""One number for each image, or one for all."""
+Pair = tuple[npt.NDArray[np.generic] | float, npt.NDArray[np.generic] | float]
+"""Of x and of y, each for every image or one for all."""
 
 
 @dataclass(frozen=True)
@@ -121,24 +125,32 @@ class Canvas:
         Args: stored: sizes of the images as they lie in memory, where a decoder reduced them
         """
         num = len(sizes)
-        scale = np.ones((num, 2)) if stored is None else _reduction(sizes, stored)
-        matrix = np.zeros((num, 3, 3))
-        matrix[:, 2, 2] = 1.0
-        matrix[:, 0, 0], matrix[:, 1, 1] = scale[:, 1], scale[:, 0]
-        whole = np.concatenate([np.zeros((num, 2)), sizes * scale], axis=1)
-        kind: Kind = "shift" if stored is None else "resize"
-        return cls(sizes[:, 0], sizes[:, 1], matrix, whole, whole, kind)
+        flat, whole = np.zeros((num, 9)), np.zeros((num, 4))
+        flat[:, ::4] = 1.0
+        whole[:, 2:] = sizes
+        if stored is None:
+            return cls(sizes[:, 0], sizes[:, 1], flat.reshape(num, 3, 3), whole, whole)
+        scale = _reduction(sizes, stored)
+        flat[:, 4::-4] = scale
+        whole[:, 2:] *= scale
+        return cls(sizes[:, 0], sizes[:, 1], flat.reshape(num, 3, 3), whole, whole, "resize")
 
-    def _moved(self, step: Matrices, height: Counts, width: Counts) -> Canvas:
-        return replace(self, matrix=self.matrix @ step, height=height, width=width)
-
-    def shown(self) -> Matrices:
-        """The rectangle of the source that the picture covers: top left bottom right, [B, 4]."""
-        left, top = self.matrix[:, 0, 2], self.matrix[:, 1, 2]
-        right = left + self.matrix[:, 0, 0] * self.width
-        bottom = top + self.matrix[:, 1, 1] * self.height
-        low = np.minimum(top, bottom), np.minimum(left, right)
-        return np.stack([*low, np.maximum(top, bottom), np.maximum(left, right)], axis=1)
+    def _moved(
+        self, height: Counts, width: Counts, offset: Pair = (0, 0), scale: Pair = (1, 1)
+    ) -> Canvas:
+        """A step that keeps the axes: (x, y) of the new picture is scale * (x, y) + offset so far."""
+        if self.kind == "warp":
+            step = _identity(len(self))
+            step[:, 0, 0], step[:, 1, 1] = scale
+            step[:, 0, 2], step[:, 1, 2] = offset
+            return replace(self, matrix=self.matrix @ step, height=height, width=width)
+        # The same product, of the four elements that are not 0 or 1: ten times as fast for a batch.
+        matrix = self.matrix.copy()
+        flat = matrix.reshape(-1, 9)
+        for at, axis in ((0, 0), (4, 1)):
+            flat[:, 3 * axis + 2] += flat[:, at] * offset[axis]
+            flat[:, at] *= scale[axis]
+        return replace(self, matrix=matrix, height=height, width=width)
 
     def read(self) -> Matrices:
         """The rectangle of the source that the picture is made of, [B, 4]; for pictures that keep
@@ -157,39 +169,40 @@ class Canvas:
 
     def crop(self, top: Counts, left: Counts, height: Counts, width: Counts) -> Canvas:
         """Keep height x width pixels from (top, left); what lies outside the picture is padding."""
-        moved = self._moved(_translation(left, top), height, width)
+        moved = self._moved(height, width, (left, top))
         if self.kind == "warp":
             return moved
-        shown = moved.shown()
-        low = np.maximum(self.visible[:, :2], shown[:, :2])
-        high = np.minimum(self.visible[:, 2:], shown[:, 2:])
+        flat = moved.matrix.reshape(-1, 9)
+        near = flat[:, 5::-3]  # y and x of the first corner
+        far = near + flat[:, 4::-4] * np.stack([height, width], axis=1)
+        low = np.maximum(self.visible[:, :2], np.minimum(near, far))
+        high = np.minimum(self.visible[:, 2:], np.maximum(near, far))
         return replace(moved, visible=np.concatenate([low, high], axis=1))
 
-    def pad(self, left: Counts, top: Counts, right: Counts, bottom: Counts) -> Canvas:
+    def pad(self, left: Count, top: Count, right: Count, bottom: Count) -> Canvas:
         """Add columns and rows around the picture."""
         grown = self._moved(
-            _translation(-left, -top), self.height + top + bottom, self.width + left + right
+            self.height + (top + bottom), self.width + (left + right), (-left, -top)
         )
         # What a mirrored border is a mirror of, also after a crop of the padded picture.
         return replace(grown, readable=self.visible) if self.kind == "shift" else grown
 
     def resize(self, height: Counts, width: Counts, resample: Interpolation) -> Canvas:
         """Stretch the picture to a size."""
-        step = _identity(len(self))
-        step[:, 0, 0] = self.width / np.maximum(width, 1)
-        step[:, 1, 1] = self.height / np.maximum(height, 1)
-        moved = self._moved(step, height, width)
+        scale = self.width / np.maximum(width, 1), self.height / np.maximum(height, 1)
+        moved = self._moved(height, width, scale=scale)
         if self.kind == "warp":
             return replace(moved, resample=_finer(self.resample, resample))
         return replace(moved, kind="resize", resample=resample, readable=self.visible)
 
     def flip(self, which: npt.NDArray[np.bool_], axis: Literal["x", "y"]) -> Canvas:
         """Mirror the images in which [B] left to right (x) or top to bottom (y)."""
-        at, size = (0, self.width) if axis == "x" else (1, self.height)
-        step = _identity(len(self))
-        step[:, at, at] = np.where(which, -1.0, 1.0)
-        step[:, at, 2] = np.where(which, size, 0)
-        return self._moved(step, self.height, self.width)
+        sign = np.where(which, -1.0, 1.0)
+        if axis == "x":
+            offset, scale = (np.where(which, self.width, 0), 0), (sign, 1)
+        else:
+            offset, scale = (0, np.where(which, self.height, 0)), (1, sign)
+        return self._moved(self.height, self.width, offset, scale)
 
     def warp(
         self, step: Matrices, resample: Interpolation, height: Counts, width: Counts
@@ -197,7 +210,9 @@ class Canvas:
         """Show the picture through a matrix, new -> old coordinates, [B, 3, 3]."""
         finer = resample if self.kind == "shift" else _finer(self.resample, resample)
         plain: Interpolation = "bilinear" if finer == "bicubic" else finer
-        return replace(self._moved(step, height, width), kind="warp", resample=plain)
+        return replace(
+            self, matrix=self.matrix @ step, height=height, width=width, kind="warp", resample=plain
+        )
 
 
 def _reduction(sizes: Counts, stored: Counts) -> Matrices:
@@ -224,11 +239,4 @@ def _finer(first: Interpolation, second: Interpolation) -> Interpolation:
 def _identity(num: int) -> Matrices:
     matrix = np.zeros((num, 3, 3))
     matrix[:, [0, 1, 2], [0, 1, 2]] = 1.0
-    return matrix
-
-
-def _translation(x: npt.ArrayLike, y: npt.ArrayLike) -> Matrices:
-    across, down = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    matrix = _identity(len(across))
-    matrix[:, 0, 2], matrix[:, 1, 2] = across, down
     return matrix

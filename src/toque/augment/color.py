@@ -9,6 +9,7 @@ Shape letters: B images, C channels.
 from __future__ import annotations
 
 import enum
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -258,6 +259,15 @@ def _some(which: torch.Tensor, code: Operation, factor: float) -> tuple[Integers
     return codes[:, None], np.full((len(codes), 1), factor)
 
 
+@functools.lru_cache(maxsize=64)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], channels: int
+) -> tuple[Floats, Floats]:
+    scale = np.broadcast_to(1 / np.array(std, dtype=np.float64), channels)
+    shift = np.broadcast_to(-np.array(mean, dtype=np.float64) / np.array(std), channels)
+    return scale, shift
+
+
 @dataclass(frozen=True)
 class Normalize:
     """(value - mean) / std for each channel, of values in 0 .. 1.
@@ -288,9 +298,7 @@ class Normalize:
                 "Normalize", "mean", f"1 or {channels} numbers, as the images have {channels} "
                 "channels", len(self.mean), "Give one mean and one std per channel.",
             )  # fmt: skip
-        mean = np.broadcast_to(np.asarray(self.mean, dtype=np.float64), channels)
-        std = np.broadcast_to(np.asarray(self.std, dtype=np.float64), channels)
-        return 1 / std, -mean / std
+        return _scale_and_shift(tuple(self.mean), tuple(self.std), channels)
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class Compose:
             for stream, transform in zip(self._streams, self.transforms, strict=True)
             if not isinstance(transform, Normalize | ToDtype)
         }
-        numbers = key.uniforms(wanted)
+        numbers = key.uniforms(wanted, kernels.sweep())
         draws: list[Draw] = []
         for stream, transform in zip(self._streams, self.transforms, strict=True):
             if isinstance(transform, Normalize | ToDtype):

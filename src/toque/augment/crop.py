@@ -270,12 +270,13 @@ class RandomCrop(Geometric):
 
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         height, width = _pair("RandomCrop", "size", self.size)
-        left, top, right, bottom = (_all(canvas, n) for n in _sides("RandomCrop", self.padding))
+        left, top, right, bottom = _sides("RandomCrop", self.padding)
         if self.pad_if_needed:
             down = np.maximum(height - (canvas.height + top + bottom), 0)
             across = np.maximum(width - (canvas.width + left + right), 0)
-            left, right, top, bottom = left + across, right + across, top + down, bottom + down
-        padded = canvas.pad(left, top, right, bottom)
+            padded = canvas.pad(left + across, top + down, right + across, bottom + down)
+        else:
+            padded = canvas.pad(left, top, right, bottom)
         small = (padded.height < height) | (padded.width < width)
         if small.any():
             first = int(small.argmax())

@@ -137,7 +137,8 @@ class Cutout(Erasing):
         sides = []
         for at, length in ((centre[:, 0], height), (centre[:, 1], width)):
             low = (at * length).astype(np.int64) - self.size // 2
-            sides.append((np.clip(low, 0, length), np.clip(low + self.size, 0, length)))
+            high = np.minimum(low + self.size, length)
+            sides.append((np.maximum(low, 0), high))
         (top, bottom), (left, right) = sides
         tall, wide = np.where(erased, bottom - top, 0), np.where(erased, right - left, 0)
         return np.stack([top, left, tall, wide], axis=1)

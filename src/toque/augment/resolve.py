@@ -58,7 +58,7 @@ def check_images(images: Images) -> tuple[Counts, int, torch.device]:
                 f"{first.dtype} {first.device}", "Convert them to one kind first.",
             )  # fmt: skip
     if isinstance(images, torch.Tensor):
-        sizes = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
+        sizes = np.full((len(images), 2), images.shape[2:], dtype=np.int64)
         return sizes, images.shape[1], images.device
     if not listed:
         return np.empty((0, 2), dtype=np.int64), 3, torch.device("cpu")

@@ -12,6 +12,7 @@ from toque import checks
 from toque.augment import noise
 from toque.augment.kernels import cpu, cuda, reference
 from toque.augment.kernels.resolved import Resolved
+from toque.random import Sweep
 
 # On the CPU the reference runs over parts of a batch that stay in the cache.
 _ELEMENTS_AT_ONCE = 2**18
@@ -31,6 +32,11 @@ def check(where: str, kernel: str) -> None:
             where, "kernel", f"auto or one of {', '.join(available())} on this machine", kernel,
             "Use auto, which takes the fastest.",
         )  # fmt: skip
+
+
+def sweep() -> Sweep | None:
+    """What draws the numbers of a batch in C, or None where the library is not built."""
+    return cpu.sweep if cpu.levels() else None
 
 
 def run(

@@ -68,6 +68,8 @@ def _library() -> ctypes.CDLL | None:
     library.toque_run.argtypes = [
         ctypes.POINTER(_Pass), ctypes.c_int64, ctypes.c_int64, ctypes.c_int
     ]  # fmt: skip
+    library.toque_sweep.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2
+    library.toque_sweep.restype = None
     assert library.toque_pass_size() == ctypes.sizeof(_Pass), "c/pass.h and _Pass disagree"
     return library
 
@@ -97,6 +99,24 @@ def levels() -> tuple[str, ...]:
     """The instruction sets that the library and this machine have, the best last."""
     library = _library()
     return () if library is None else _LEVELS[: library.toque_best_level() + 1]
+
+
+def sweep(
+    indices: npt.NDArray[np.int64],
+    epochs: npt.NDArray[np.int64],
+    keys: npt.NDArray[np.uint64],
+    number: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.float32]:
+    """toque.random.sweep_blocks, in the same bits."""
+    library = _library()
+    assert library is not None
+    batch, blocks = len(indices), len(number)
+    assert len(epochs) == batch and keys.shape == (blocks, 2)
+    arrays = _of(indices, np.int64), _of(epochs, np.int64), _of(keys, np.uint64)
+    into = np.empty((batch, blocks, 4), dtype=np.float32)
+    addresses = [array.ctypes.data for array in (*arrays, _of(number, np.uint64), into)]
+    library.toque_sweep(*addresses, batch, blocks)
+    return into
 
 
 def run(
@@ -188,8 +208,8 @@ def _sources(
         bytes_each = images.element_size()
         step, *strides = (stride * bytes_each for stride in images.stride())
         address = images.data_ptr() + step * np.arange(len(images), dtype=np.int64)
-        size = np.tile(np.array(images.shape[2:], dtype=np.int64), (len(images), 1))
-        return address, size, np.tile(np.array(strides, dtype=np.int64), (len(images), 1))
+        size = np.full((len(images), 2), images.shape[2:], dtype=np.int64)
+        return address, size, np.full((len(images), 3), strides, dtype=np.int64)
     return (
         np.array([image.data_ptr() for image in images], dtype=np.int64),
         np.array([image.shape[1:] for image in images], dtype=np.int64),

@@ -13,6 +13,7 @@
  * Letters: B images, C channels, K taps, x and y in the result, u and v in the source.
  */
 #include "color.h"
+#include "draw.h"
 #include "linear.h"
 #include "shift.h"
 #include "warp.h"
@@ -105,17 +106,17 @@ INLINE int run_images(const Pass *pass, int64_t first, int64_t last, Machine mac
 
 /* Everything above is inlined into each of these, and so compiled for its instruction set. */
 static int run_portable(const Pass *pass, int64_t first, int64_t last) {
-    return run_images(pass, first, last, (Machine){gather_portable, gather_pairs_portable, store_portable});
+    return run_images(pass, first, last, (Machine){gather_portable, gather_pairs_portable, NULL, store_portable});
 }
 #ifdef X86
 __attribute__((target("avx2,fma,bmi,bmi2"))) static int run_avx2(const Pass *pass, int64_t first,
                                                                  int64_t last) {
-    int fine = run_images(pass, first, last, (Machine){gather_avx2, gather_pairs_avx2, store_avx2});
+    int fine = run_images(pass, first, last, (Machine){gather_avx2, gather_pairs_avx2, NULL, store_avx2});
     _mm_sfence(); /* stores past the caches become visible to other threads */
     return fine;
 }
 __attribute__((target(AVX512 ",prefer-vector-width=512"))) static int run_avx512(const Pass *pass, int64_t first, int64_t last) {
-    int fine = run_images(pass, first, last, (Machine){gather_avx512, gather_pairs_avx512, store_avx512});
+    int fine = run_images(pass, first, last, (Machine){gather_avx512, gather_pairs_avx512, across_avx512, store_avx512});
     _mm_sfence(); /* stores past the caches become visible to other threads */
     return fine;
 }
@@ -140,6 +141,11 @@ int64_t toque_pass_size(void) { return (int64_t)sizeof(Pass); }
 
 /* What this library was built from; cpu.py compares it with the file beside it. */
 const char *toque_source_sha256(void) { return TOQUE_SOURCE_SHA256; }
+
+void toque_sweep(const int64_t *index, const int64_t *epoch, const uint64_t *key,
+                 const uint64_t *number, float *into, int64_t num_images, int64_t num_blocks) {
+    sweep_blocks(index, epoch, key, number, into, num_images, num_blocks);
+}
 
 /* Images first .. last - 1; 0 when there was no memory for the scratch. */
 int toque_run(const Pass *pass, int64_t first, int64_t last, int level) {

@@ -1,4 +1,4 @@
-/* What is written by hand for each instruction set: gathers of 4-byte words, and a store. */
+/* What is written by hand for each instruction set: gathers of bytes, and a store. */
 #pragma once
 
 #include "pass.h"
@@ -139,28 +139,120 @@ __attribute__((target(AVX512))) static void gather_pairs_avx512(const uint8_t *b
 }
 #endif
 
-/* ---- The store: num floats to an address that is a multiple of 64, past the caches. ----
+/* ---- A row of 3-byte pixels, weighted: what a resize does across, without a table of pixels. ----
  *
- * A batch of results is larger than the caches, and an ordinary store would first read what it is about
- * to overwrite. */
+ * The columns that a resize reads are the same in every row of an image. Where those of 16 results lie
+ * within one vector of bytes, it is loaded once for all their taps, and what picks them out of it is
+ * worked out once for the image. */
 
-typedef void (*Store)(float *to, const float *from, int64_t num);
+typedef struct {
+    int64_t num_groups, taps; /* of 16 results */
+    const int32_t *start;     /* of each group, in bytes */
+    const uint32_t *order;    /* order[(group * taps + k) * 16 + i]: three of the bytes after start */
+    const float *weight;      /* weight[k * stride + i] */
+    int64_t stride;
+} Shuffles;
 
-static void store_portable(float *to, const float *from, int64_t num) {
-    memcpy(to, from, (size_t)num * 4);
+/* Whether all groups lie within a vector; fills start and order. */
+static int plan_shuffles(const int32_t *offset, int64_t stride, int64_t taps, int32_t *start,
+                         uint32_t *order) {
+    for (int64_t i = 0; i < stride; i += 16) {
+        int32_t low = INT32_MAX;
+        for (int64_t k = 0; k < taps; k += taps > 1 ? taps - 1 : 1) /* the first and the last */
+            for (int64_t j = i; j < i + 16; j += 15)
+                low = offset[k * stride + j] < low ? offset[k * stride + j] : low;
+        uint32_t beyond = 0;
+        for (int64_t k = 0; k < taps; k++) {
+            const int32_t *at = offset + k * stride + i;
+            uint32_t *to = order + (i / 16 * taps + k) * 16;
+#pragma omp simd reduction(| : beyond)
+            for (int64_t j = 0; j < 16; j++) {
+                uint32_t from = (uint32_t)(at[j] - low);
+                beyond |= from > 61;
+                to[j] = from * 0x010101u + 0x020100u;
+            }
+        }
+        if (beyond) return 0;
+        start[i / 16] = low;
+    }
+    return 1;
+}
+
+typedef void (*Across)(const Shuffles *shuffles, const uint8_t *base, const uint8_t *limit,
+                       float *red, float *green, float *blue);
+
+#ifdef X86
+/* Sums in the order of resample_across, so in its bits. */
+__attribute__((target(AVX512))) static void across_avx512(const Shuffles *shuffles,
+                                                          const uint8_t *base,
+                                                          const uint8_t *limit, float *red,
+                                                          float *green, float *blue) {
+    const __m512i low = _mm512_set1_epi32(255);
+    const __mmask64 three = 0x7777777777777777;
+    int64_t taps = shuffles->taps, stride = shuffles->stride;
+    for (int64_t g = 0; g < shuffles->num_groups; g++) {
+        const uint8_t *from = base + shuffles->start[g];
+        int64_t left = limit - from;
+        __m512i bytes = left >= 64 ? _mm512_loadu_si512(from)
+                                   : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, from);
+        const uint32_t *order = shuffles->order + g * taps * 16;
+        const float *weight = shuffles->weight + g * 16;
+        __m512 sum[3] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+        for (int64_t k = 0; k < taps; k += 2) {
+            __m512i p = _mm512_maskz_permutexvar_epi8(three, _mm512_loadu_si512(order + k * 16), bytes);
+            __m512 w = _mm512_loadu_ps(weight + k * stride);
+            __m512 pair[3] = {_mm512_cvtepi32_ps(_mm512_and_si512(p, low)),
+                              _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(p, 8), low)),
+                              _mm512_cvtepi32_ps(_mm512_srli_epi32(p, 16))};
+            if (k + 1 < taps) {
+                p = _mm512_maskz_permutexvar_epi8(three, _mm512_loadu_si512(order + k * 16 + 16), bytes);
+                __m512 v = _mm512_loadu_ps(weight + (k + 1) * stride);
+                __m512 next[3] = {_mm512_cvtepi32_ps(_mm512_and_si512(p, low)),
+                                  _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(p, 8), low)),
+                                  _mm512_cvtepi32_ps(_mm512_srli_epi32(p, 16))};
+                for (int c = 0; c < 3; c++) {
+                    pair[c] = _mm512_fmadd_ps(w, pair[c], _mm512_mul_ps(v, next[c]));
+                    sum[c] = k ? _mm512_add_ps(sum[c], pair[c]) : pair[c];
+                }
+            } else
+                for (int c = 0; c < 3; c++)
+                    sum[c] = k ? _mm512_fmadd_ps(w, pair[c], sum[c]) : _mm512_mul_ps(w, pair[c]);
+        }
+        _mm512_storeu_ps(red + g * 16, sum[0]);
+        _mm512_storeu_ps(green + g * 16, sum[1]);
+        _mm512_storeu_ps(blue + g * 16, sum[2]);
+    }
+}
+#endif
+
+/* ---- The store: num floats times scale, plus shift, to an address that is a multiple of 64. ----
+ *
+ * Past the caches: a batch of results is larger than they are, and an ordinary store would first read
+ * what it is about to overwrite. */
+
+typedef void (*Store)(float *to, const float *from, float scale, float shift, int64_t num);
+
+static void store_portable(float *to, const float *from, float scale, float shift, int64_t num) {
+    for (int64_t i = 0; i < num; i++) to[i] = from[i] * scale + shift;
 }
 
 #ifdef X86
-__attribute__((target("avx2"))) static void store_avx2(float *to, const float *from, int64_t num) {
+__attribute__((target("avx2,fma"))) static void store_avx2(float *to, const float *from, float scale,
+                                                           float shift, int64_t num) {
+    const __m256 a = _mm256_set1_ps(scale), b = _mm256_set1_ps(shift);
     int64_t i = 0;
-    for (; i + 8 <= num; i += 8) _mm256_stream_ps(to + i, _mm256_loadu_ps(from + i));
-    memcpy(to + i, from + i, (size_t)(num - i) * 4);
+    for (; i + 8 <= num; i += 8)
+        _mm256_stream_ps(to + i, _mm256_fmadd_ps(_mm256_loadu_ps(from + i), a, b));
+    for (; i < num; i++) to[i] = from[i] * scale + shift;
 }
 
-__attribute__((target(AVX512))) static void store_avx512(float *to, const float *from, int64_t num) {
+__attribute__((target(AVX512))) static void store_avx512(float *to, const float *from, float scale,
+                                                         float shift, int64_t num) {
+    const __m512 a = _mm512_set1_ps(scale), b = _mm512_set1_ps(shift);
     int64_t i = 0;
-    for (; i + 16 <= num; i += 16) _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
-    memcpy(to + i, from + i, (size_t)(num - i) * 4);
+    for (; i + 16 <= num; i += 16)
+        _mm512_stream_ps(to + i, _mm512_fmadd_ps(_mm512_loadu_ps(from + i), a, b));
+    for (; i < num; i++) to[i] = from[i] * scale + shift;
 }
 #endif
 
@@ -168,5 +260,6 @@ __attribute__((target(AVX512))) static void store_avx512(float *to, const float 
 typedef struct {
     Gather gather;
     GatherPairs gather_pairs;
+    Across across; /* or NULL: gather */
     Store store;
 } Machine;

@@ -50,7 +50,7 @@ typedef struct {
 
 /* ---- Scratch: a few buffers that grow and are used again for the next image. ---- */
 
-enum { TAPS_Y, TAPS_X, RING, ROW, LOADED, PLANE, PLANES, PACKED, WARPED, SAMPLED, NUM_BUFFERS };
+enum { TAPS_Y, TAPS_X, RING, ROW, LOADED, PLANE, PLANES, PACKED, WARPED, SAMPLED, SHUFFLES, NUM_BUFFERS };
 
 typedef struct {
     void *at[NUM_BUFFERS];

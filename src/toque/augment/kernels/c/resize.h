@@ -7,6 +7,11 @@ INLINE int begin_resize(Reader *reader, Scratch *scratch, const double *matrix, 
                         const double *visible, const double *readable) {
     Source *source = &reader->source;
     Taps *down = &reader->down, *across = &reader->across;
+    reader->seen_from = whole(floor(visible[1]), 0, source->width - 1);
+    reader->seen_num = whole(ceil(visible[3]), reader->seen_from + 1, source->width) - reader->seen_from;
+    int64_t top = whole(floor(visible[0]), 0, source->height - 1);
+    for (int64_t v = top; v < top + AHEAD; v++)
+        prefetch_row(source, v, reader->seen_from, reader->seen_num);
     for (int axis = 0; axis < 2; axis++) { /* y, then x */
         double seen[2] = {visible[axis], visible[axis + 2]};
         double read[2] = {readable[axis], readable[axis + 2]};
@@ -31,6 +36,10 @@ INLINE int begin_resize(Reader *reader, Scratch *scratch, const double *matrix, 
         across->weight[i] *= unit;
         across->offset[i] *= bytes;
     }
+    if (reader->is_direct && reader->machine.across) {
+        if (!begin_shuffles(reader, scratch, across->offset, across->weight, across->most))
+            return 0;
+    }
     reader->next = matrix[4] < 0 ? INT64_MAX : 0;
     return 1;
 }
@@ -49,6 +58,10 @@ INLINE void resample_across(Reader *reader, int64_t v) {
         }
         const uint8_t *limit =
             reader->is_direct ? reader->pixels.limit : base + 4 * padded(source->width);
+        if (reader->is_shuffled) {
+            reader->machine.across(&reader->shuffles, base, limit, out, out + stride, out + 2 * stride);
+            return;
+        }
         int careful = reader->is_direct && v == source->height - 1;
         float *restrict red = out, *restrict green = out + stride, *restrict blue = green + stride;
         for (int64_t k = 0; k < across->most; k += 2) { /* two taps at a time: fewer trips to memory */
@@ -127,7 +140,10 @@ INLINE void resize_row(Reader *reader, int64_t y, float *restrict into) {
     }
     /* Rows are asked for in the order of the source, so the ring moves in one direction. */
     if (reader->next == INT64_MAX || reader->next < down->first[y]) reader->next = down->first[y];
-    for (; reader->next < down->end[y]; reader->next++) resample_across(reader, reader->next);
+    for (; reader->next < down->end[y]; reader->next++) {
+        prefetch_row(&reader->source, reader->next + AHEAD, reader->seen_from, reader->seen_num);
+        resample_across(reader, reader->next);
+    }
     int64_t num = down->end[y] - down->first[y];
     for (int64_t k = 0; k < num; k++) {
         float weight = down->weight[k * down->stride + y];

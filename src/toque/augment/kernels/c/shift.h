@@ -27,9 +27,10 @@ INLINE int begin_shift(Reader *reader, Scratch *scratch, const double *matrix,
     int64_t low = (int64_t)rint(visible[1]), high = (int64_t)rint(visible[3]);
     reader->is_packed = reader->is_direct = direct_pixels(source, &reader->pixels);
     reader->gathered = room(scratch, PACKED, (size_t)(reader->stride * 4));
-    reader->column = room(scratch, TAPS_X, (size_t)(reader->stride * 4));
+    reader->column = room(scratch, TAPS_X, (size_t)(reader->stride * 8));
     reader->loaded = room(scratch, LOADED, (size_t)(padded(source->width) * 4 * source->channels));
     if (!reader->gathered || !reader->column || !reader->loaded) return 0;
+    float *weight = (float *)(reader->column + reader->stride);
     reader->x_low = reader->width;
     reader->x_high = 0;
     for (int64_t x = 0; x < reader->stride; x++) {
@@ -40,7 +41,10 @@ INLINE int begin_shift(Reader *reader, Scratch *scratch, const double *matrix,
         if (is_inside) reader->x_high = x + 1;
         u = u < 0 ? 0 : u < source->width ? u : source->width - 1;
         reader->column[x] = (int32_t)u * (reader->is_direct ? 3 : 4);
+        weight[x] = 1.0f / 255;
     }
+    if (reader->is_direct && reader->machine.across) /* a resize with one tap */
+        return begin_shuffles(reader, scratch, reader->column, weight, 1);
     return 1;
 }
 
@@ -55,15 +59,18 @@ INLINE void shift_row(Reader *reader, const double *matrix, const double *visibl
         fill_columns(pass, into, stride, 0, reader->width);
         return;
     }
-    if (reader->is_direct) {
-        const uint8_t *base = reader->pixels.base + v * reader->pixels.row;
+    prefetch_row(source, matrix[4] < 0 ? v - AHEAD : v + AHEAD, 0, source->width);
+    float *restrict red = into, *restrict green = into + stride, *restrict blue = green + stride;
+    const uint8_t *base = reader->is_direct ? reader->pixels.base + v * reader->pixels.row : NULL;
+    if (reader->is_shuffled) {
+        reader->machine.across(&reader->shuffles, base, reader->pixels.limit, red, green, blue);
+    } else if (reader->is_direct) {
         if (v == source->height - 1)
             gather_near_the_end(&reader->pixels, base, reader->column, reader->gathered, stride);
         else
             reader->machine.gather(base, reader->column, reader->gathered, stride,
                                    reader->pixels.limit);
         const uint32_t *restrict pixel = reader->gathered;
-        float *restrict red = into, *restrict green = into + stride, *restrict blue = green + stride;
 #pragma omp simd
         for (int64_t x = 0; x < stride; x++) {
             red[x] = (float)(int32_t)(pixel[x] & 255) * (1.0f / 255);

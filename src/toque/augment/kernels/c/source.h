@@ -58,6 +58,16 @@ static void gather_pairs_near_the_end(const Pixels *pixels, const int32_t *offse
     }
 }
 
+enum { AHEAD = 4 }; /* rows */
+
+/* Asks for the part of a row that will be read some rows later: a batch of sources is larger than the
+ * caches, and waiting for it would take longer than everything that is done with it. */
+INLINE void prefetch_row(const Source *source, int64_t v, int64_t from, int64_t num) {
+    if (v < 0 || v >= source->height) return;
+    const uint8_t *row = source->base + v * source->row + from * source->pixel;
+    for (int64_t i = 0; i < num * source->pixel; i += 64) __builtin_prefetch(row + i);
+}
+
 /* A channel of a 4-byte pixel. */
 INLINE float byte(uint32_t pixel, int shift) { return (float)(int32_t)(pixel >> shift & 255); }
 

@@ -86,12 +86,22 @@ INLINE void write_row(const Pass *pass, int64_t n, int64_t y, float *row, int64_
     void *out = (void *)(intptr_t)pass->out[n];
     float *aligned = (float *)out + start;
     if (pass->streams && (uintptr_t)aligned % 64 == 0) {
+        int is_erased = 0;
+        for (int64_t e = 0; e < pass->num_rectangles; e++) {
+            const int64_t *box = pass->rectangles + (n * pass->num_rectangles + e) * 4;
+            is_erased |= y >= box[0] && y < box[0] + box[2];
+        }
         for (int64_t c = 0; c < channels; c++) {
-            float *restrict value = row + c * stride, scale = pass->scale[c], shift = pass->shift[c];
+            float *restrict value = row + c * stride, *to = aligned + c * pass->out_stride[0];
+            float scale = pass->scale[c], shift = pass->shift[c];
+            if (is_erased) {
 #pragma omp simd
-            for (int64_t x = 0; x < num; x++) value[x] = value[x] * scale + shift;
-            ERASE(float, AS_IT_IS, value[x]);
-            store(aligned + c * pass->out_stride[0], value, num);
+                for (int64_t x = 0; x < num; x++) value[x] = value[x] * scale + shift;
+                ERASE(float, AS_IT_IS, value[x]);
+                scale = 1;
+                shift = -0.0f; /* which also leaves zeros their sign */
+            }
+            store(to, value, scale, shift, num);
         }
     } else if (pass->out_type == FLOAT32)
         WRITE(float, AS_IT_IS);
