@@ -90,7 +90,7 @@ def sweep_blocks(
 def _layout(
     seed: int, streams: tuple[tuple[str, int], ...]
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Of a sweep over streams of n numbers: key [N, 2] and number [N] of each block, first numbers."""
+    """Key [N, 2] and number [N] of each block of a sweep, and where each stream begins in it."""
     blocks = [-(-n // 4) for _, n in streams]
     keys = np.array([_stream_key(seed, stream) for stream, _ in streams], dtype=np.uint64)
     number = np.concatenate([np.arange(n) for n in blocks] or [np.arange(0)]).astype(np.uint64)

@@ -137,7 +137,7 @@ class Canvas:
 
     def _moved(
         self, height: Counts, width: Counts, offset: Pair = (0, 0), scale: Pair = (1, 1)
-    ) -> Canvas:
+        """A step that keeps the axes: a point p of the new picture was scale * p + offset so far."""
         """A step that keeps the axes: (x, y) of the new picture is scale * (x, y) + offset so far."""
         if self.kind == "warp":
             step = _identity(len(self))
