@@ -137,8 +137,8 @@ class Canvas:
 
     def _moved(
         self, height: Counts, width: Counts, offset: Pair = (0, 0), scale: Pair = (1, 1)
-        """A step that keeps the axes: a point p of the new picture was scale * p + offset so far."""
-        """A step that keeps the axes: (x, y) of the new picture is scale * (x, y) + offset so far."""
+    ) -> Canvas:
+        """A step that keeps the axes: point p of the new picture was scale * p + offset so far."""
         if self.kind == "warp":
             step = _identity(len(self))
             step[:, 0, 0], step[:, 1, 1] = scale
