@@ -32,7 +32,7 @@ Matrices = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 Count = Counts | int
 """One number for each image, or one for all."""
-Pair = tuple[npt.NDArray[np.generic] | float, npt.NDArray[np.generic] | float]
+Pair = tuple[Matrices | Counts | float, Matrices | Counts | float]
 """Of x and of y, each for every image or one for all."""
 
 
@@ -149,8 +149,15 @@ class Canvas:
         flat = matrix.reshape(-1, 9)
         for at, axis in ((0, 0), (4, 1)):
             flat[:, 3 * axis + 2] += flat[:, at] * offset[axis]
-            flat[:, at] *= scale[axis]
+            flat[:, at] = flat[:, at] * scale[axis]
         return replace(self, matrix=matrix, height=height, width=width)
+
+    def shown(self) -> Matrices:
+        """The rectangle of the source that the picture covers: top left bottom right, [B, 4]."""
+        flat = self.matrix.reshape(-1, 9)
+        near = flat[:, 5::-3]  # y and x of the first corner
+        far = near + flat[:, 4::-4] * np.stack([self.height, self.width], axis=1)
+        return np.concatenate([np.minimum(near, far), np.maximum(near, far)], axis=1)
 
     def read(self) -> Matrices:
         """The rectangle of the source that the picture is made of, [B, 4]; for pictures that keep
@@ -172,11 +179,9 @@ class Canvas:
         moved = self._moved(height, width, (left, top))
         if self.kind == "warp":
             return moved
-        flat = moved.matrix.reshape(-1, 9)
-        near = flat[:, 5::-3]  # y and x of the first corner
-        far = near + flat[:, 4::-4] * np.stack([height, width], axis=1)
-        low = np.maximum(self.visible[:, :2], np.minimum(near, far))
-        high = np.minimum(self.visible[:, 2:], np.maximum(near, far))
+        shown = moved.shown()
+        low = np.maximum(self.visible[:, :2], shown[:, :2])
+        high = np.minimum(self.visible[:, 2:], shown[:, 2:])
         return replace(moved, visible=np.concatenate([low, high], axis=1))
 
     def pad(self, left: Count, top: Count, right: Count, bottom: Count) -> Canvas:
@@ -199,10 +204,10 @@ class Canvas:
         """Mirror the images in which [B] left to right (x) or top to bottom (y)."""
         sign = np.where(which, -1.0, 1.0)
         if axis == "x":
-            offset, scale = (np.where(which, self.width, 0), 0), (sign, 1)
-        else:
-            offset, scale = (0, np.where(which, self.height, 0)), (1, sign)
-        return self._moved(self.height, self.width, offset, scale)
+            return self._moved(
+                self.height, self.width, (np.where(which, self.width, 0), 0), (sign, 1)
+            )
+        return self._moved(self.height, self.width, (0, np.where(which, self.height, 0)), (1, sign))
 
     def warp(
         self, step: Matrices, resample: Interpolation, height: Counts, width: Counts
