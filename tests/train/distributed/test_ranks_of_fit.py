@@ -175,11 +175,12 @@ def in_double(folder, kinds):
     out = folder / "moved"
     spread = {"epochs": 3.2, "checkpoint": {"weights": "last"}, "clip": {"norm": 0.3}}
     codes = []
-    for number, strategy, calls in ((1, "ddp", 5), (2, "fsdp", 5), (4, "ddp", 5), (1, "fsdp", 0)):
+    for number, strategy, calls in ((1, "ddp", 5), (2, "fsdp", 5), (4, "hsdp", 5), (1, "fsdp", 0)):
         settings = {**spread, "distributed": {"strategy": strategy}}
         children = ranks.start(
-            number, lambda s=settings, c=calls: train(out, "group_normed", stop_after=c, **s)
-        )
+            number, lambda s=settings, c=calls: train(out, "group_normed", stop_after=c, **s),
+            rank_environment=lambda rank: {"LOCAL_WORLD_SIZE": "2"},  # hsdp: two hosts of two
+        )  # fmt: skip
         codes += ranks.wait(children)[1]
     reference = folder / "unmoved"
     ranks.run(1, lambda: train(reference, "group_normed", **spread))
