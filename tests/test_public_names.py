@@ -30,7 +30,8 @@ NAMES = {
         open_labelled own pack train_batches
     """,
     "toque.deploy": """
-        Exported Parity Prediction Predictions Predictor answer export load predict
+        Exported MaskAnswer MasksParity NumbersAnswer NumbersParity Parity Prediction Predictions
+        Predictor answer export load predict
     """,
     "toque.layers": """
         ActLinearMlp BlurPool Fused GeM GradientErrors LearnedStepQuantiser RMSNorm2d

@@ -35,7 +35,7 @@ def test_an_image_on_standard_input(toque, run, photos):
     assert first["image"] == "-"
     assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-6)
     code, _, stderr = toque("predict", run, "-")
-    assert code == 2 and "an image on standard input; got nothing" in stderr
+    assert code == 2 and "an image on standard input, or paths, one a line; got nothing" in stderr
     code, _, stderr = toque("predict", run, "-", stdin=b"no picture")
     assert code == 2 and stderr.count("\n") == 1
 

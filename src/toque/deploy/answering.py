@@ -1,6 +1,6 @@
 """Asking an exported program, whatever runs it.
 
-Shape letters: B images, K classes, C channels, H W height and width.
+Shape letters: B images, C channels, H W height and width.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from toque.deploy.details import FileDetails
+from toque.deploy.outputs import outputs_of
 from toque.deploy.predictor import Pixels, Predictor
 
 Answers = Callable[[np.ndarray], Sequence[np.ndarray]]
-"""uint8 [B, H, W, C] -> probabilities and logits, float32 [B, K] each."""
+"""uint8 [B, H, W, C] -> what the program gives, by the names of the task's Outputs."""
 
 
 def torch_answers(program: Callable[[torch.Tensor], Sequence[torch.Tensor]]) -> Answers:
@@ -30,16 +31,19 @@ def torch_answers(program: Callable[[torch.Tensor], Sequence[torch.Tensor]]) -> 
 def predictor_of_file(source: str, details: FileDetails, answers: Answers) -> Predictor:
     """A predictor of a program that takes batches of one size of image."""
 
+    outputs = outputs_of(details)
+
     def ask(images: Sequence[Pixels]) -> np.ndarray:
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, image in enumerate(images):
             groups.setdefault(image.shape, []).append(number)
-        shares = np.empty((len(images), len(details.classes)), np.float32)
+        found: dict[int, np.ndarray] = {}
         for numbers in groups.values():
-            shares[numbers] = answers(np.stack([images[number] for number in numbers]))[0]
-        return shares
+            said = answers(np.stack([images[number] for number in numbers]))[outputs.asked]
+            found.update(zip(numbers, said, strict=True))
+        return np.stack([found[number] for number in range(len(images))])
 
     return Predictor(
         source, details.classes, details.in_channels, ask, details.as_dict(),
-        size=details.size, task=details.task,
+        size=details.size, outputs=outputs,
     )  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from toque.deploy.details import MULTILABEL, FileDetails
-from toque.deploy.parity import Parity
+from toque.deploy.details import CLASSIFICATION, MULTILABEL, REGRESSION, SEGMENTATION, FileDetails
+from toque.deploy.outputs import outputs_of
+from toque.deploy.parity import AnyParity
 from toque.train.run import Run
 
 
@@ -19,15 +20,16 @@ def card_path(file: Path) -> Path:
 
 
 def card_text(
-    file: Path, details: FileDetails, parity: Parity, run: Run, environment: dict[str, Any]
+    file: Path, details: FileDetails, parity: AnyParity, run: Run, environment: dict[str, Any]
 ) -> str:
     """The card as Markdown."""
     classes = ", ".join(details.classes[:50]) + (" and more" if len(details.classes) > 50 else "")
-    accuracy = "unknown" if parity.accuracy is None else f"{100 * parity.accuracy:.2f} %"
+    kind, limits = _KINDS[details.task]
+    score = parity.score[0].upper() + parity.score[1:]
     return f"""{_mark(file)}
 # {file.name}
 
-{_kind(details)} of {len(details.classes)} classes: {classes}.
+{kind.format(len(details.classes))}: {classes}.
 
 ## How to ask it
 
@@ -45,14 +47,14 @@ weights sha256 {details.weights_sha256}. {_precision(details)}
 
 ## Metrics
 
-- Accuracy {accuracy} on {parity.images} labelled images, asked of this file.
+- {score} on {parity.images} labelled images, asked of this file.
 - Against the run it comes from: {parity}.
 
 ## Limits
 
-It answers with one of its classes whatever it is shown, also where none of them is on the image.
-The accuracy holds for images like those it was validated on, which also chose its checkpoint.
-{_calibration(details)} Not measured: other cameras, places and groups of people.
+{limits}
+The score holds for images like those it was validated on, which also chose its checkpoint.
+{_calibration(details)}Not measured: other cameras, places and groups of people.
 
 ## License
 
@@ -72,24 +74,55 @@ def _interface(file: Path, details: FileDetails) -> str:
     )
     return (
         f"Input `images`: uint8 [B, H, W, {details.in_channels}], {sizes}. "
-        "Outputs `probabilities` and\n`logits`: float32 [B, K]. "
+        f"{_outputs(details)}. "
         f"Preprocessing is inside: {details.preprocessing}."
     )
 
 
-def _kind(details: FileDetails) -> str:
-    if details.task == MULTILABEL:
-        return "A model that says for each label whether it is on an image,"
-    return "An image classifier"
+_SHARES = "`probabilities` and\n`logits`: float32 [B, K]"
+_OUTPUTS = {
+    REGRESSION: "`numbers`: float32 [B, D], in the units of the table",
+    SEGMENTATION: "`masks`:\nuint8 [B, H, W], the class of each pixel, and `logits`: float32 "
+    "[B, K, h, w], as the network gives them",
+}
+
+
+def _outputs(details: FileDetails) -> str:
+    names = outputs_of(details).names
+    return f"Output{'s' if len(names) > 1 else ''} {_OUTPUTS.get(details.task, _SHARES)}"
+
+
+_KINDS = {
+    CLASSIFICATION: (
+        "An image classifier of {} classes",
+        "It answers with one of its classes whatever it is shown, also where none of them is on "
+        "the image.",
+    ),
+    MULTILABEL: (
+        "A model that says for each label whether it is on an image, of {} labels",
+        "It answers for its labels alone, whatever else is on the image.",
+    ),
+    REGRESSION: (
+        "A model that reads {} number(s) off an image",
+        "It answers with numbers whatever it is shown, also beyond those it was trained on.",
+    ),
+    SEGMENTATION: (
+        "A model that says of each pixel of an image which of {} classes it belongs to",
+        "It gives every pixel one of its classes, also where none of them is on the image.",
+    ),
+}
+"""What each task is, and what its answers cannot say."""
 
 
 def _calibration(details: FileDetails) -> str:
     if details.calibrated:
         return (
             f"Its confidence was calibrated (temperature {details.temperature:.4g}) on the "
-            "validation images."
+            "validation images. "
         )
-    return "Its confidence has not been calibrated."
+    if details.task == REGRESSION:
+        return "It does not say how sure it is. "
+    return "Its confidence has not been calibrated. "
 
 
 def _precision(details: FileDetails) -> str:

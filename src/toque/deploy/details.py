@@ -11,17 +11,17 @@ from toque import checks
 
 FORMAT = 1
 CLASSIFICATION, MULTILABEL = "classification", "multilabel"
-TASKS = (CLASSIFICATION, MULTILABEL)
-INPUT, OUTPUTS = "images", ("probabilities", "logits")
+REGRESSION, SEGMENTATION = "regression", "segmentation"
+TASKS = (CLASSIFICATION, MULTILABEL, REGRESSION, SEGMENTATION)
+INPUT = "images"
 
 
 def check_task(where: str, task: str) -> None:
-    """Raise ValueError for a model whose answers are neither classes nor labels."""
+    """Raise ValueError for a task of a newer toque."""
     if task not in TASKS:
         raise checks.invalid(
-            where, "the run", f"of {' or '.join(TASKS)}: others are not exported or served", task,
-            "Ask it with toque predict, toque.deploy.answer, or toque.train.load_model.",
-        )  # fmt: skip
+            where, "the task", f"one of {', '.join(TASKS)}", task, "Install a newer toque."
+        )
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,11 @@ class FileDetails:
     weights_sha256: of the run's weights.safetensors
     size:           height and width of the only images it takes, in pixels; any if unset
     precision:      of the weights: float32, half or int8
-    task:           classification, or multilabel (probabilities by themselves, not of sum 1)
+    task:           classification, multilabel (probabilities by themselves, not of sum 1),
+                    regression or segmentation; `classes` are names of labels or numbers, too
     temperature:    that calibrates the confidence, where the run knows one
     calibrated:     whether its answers are already divided by it
+    mean, std:      of the numbers of a regression in the training set: what undoes standardising
     """
 
     version: str
@@ -51,6 +53,8 @@ class FileDetails:
     task: str = CLASSIFICATION
     temperature: float | None = None
     calibrated: bool = False
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     format: int = FORMAT
 
     def as_json(self) -> str:
@@ -77,6 +81,8 @@ def read_details(path: Path, text: str | None) -> FileDetails:
             **{
                 **known,
                 "classes": tuple(known["classes"]),
+                "mean": tuple(map(float, known.get("mean", ()))),
+                "std": tuple(map(float, known.get("std", ()))),
                 "size": None if size is None else (int(size[0]), int(size[1])),
             }
         )
@@ -86,6 +92,12 @@ def read_details(path: Path, text: str | None) -> FileDetails:
             "Write one with: toque export RUN.",
         ) from error  # fmt: skip
     check_task("load", details.task)
+    numbers = len(details.classes) if details.task == REGRESSION else 0
+    if len(details.mean) != numbers or len(details.std) != numbers:
+        raise checks.invalid(
+            "load", str(path), f"with a mean and a deviation of each of its {numbers} numbers",
+            f"{len(details.mean)} and {len(details.std)}", "Write it again with: toque export RUN.",
+        )  # fmt: skip
     if details.format > FORMAT:
         raise checks.invalid(
             "load", str(path), f"of format {FORMAT} or older", details.format,

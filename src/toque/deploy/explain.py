@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from toque import augment, checks
+from toque.deploy.details import SEGMENTATION
 from toque.deploy.predictor import Pixels, Predictor
 from toque.random import Key
 
@@ -23,13 +24,13 @@ _MOST_EXTRA_TOKENS = 8
 
 
 def heat(network: nn.Module, images: torch.Tensor, label: int) -> torch.Tensor:
-    """What raised the score of a class, over the image: float32 [h, w] in 0 .. 1.
+    """What raised the score of a class, or a number, over the image: float32 [h, w] in 0 .. 1.
 
     The map of the last features whose places still matter to the score, each channel weighted by
     the mean of the score's gradient in it. All zeros if nothing raised it.
 
     Shape:  images [1, C, h, w], prepared as the network expects
-    Args:   label: the class, its position in the scores
+    Args:   label: the class or number, its position in the scores
     Raises: ValueError: a network without maps of features, or tokens that form no square
     Source: Selvaraju 2017, arXiv:1610.02391, equations 1 and 2; for transformers the tokens are the
             places of the map
@@ -47,7 +48,7 @@ def heat(network: nn.Module, images: torch.Tensor, label: int) -> torch.Tensor:
     try:
         with torch.enable_grad():
             scores = network(images.clone().requires_grad_())
-            scores[0, label].backward()
+            scores.reshape(len(images), -1)[0, label].backward()  # one number may come as [B]
     finally:
         for handle in handles:
             handle.remove()
@@ -86,13 +87,12 @@ def _as_map(output: torch.Tensor) -> torch.Tensor | None:
 def overlay(predictor: Predictor, image: Pixels, label: str) -> npt.NDArray[np.uint8]:
     """What the network saw of an image, reddened where it looked for a class: uint8 [h, w, 3].
 
-    Raises: ValueError: a predictor of an exported program, which has no network to look into
+    Raises: ValueError: a predictor that cannot be explained, as `why_not` says
     """
-    if predictor.network is None:
-        raise checks.invalid(
-            "explain", "the model", "a run folder or a .safetensors file", predictor.source,
-            "Exported programs cannot be looked into.",
-        )  # fmt: skip
+    reason = why_not(predictor)
+    if reason is not None:
+        raise checks.invalid("explain", "the model", *reason)
+    assert predictor.network is not None
     network = predictor.network
     tensor = [torch.from_numpy(image).permute(2, 0, 1)]
     key = Key(0, 0, np.arange(1))
@@ -104,6 +104,21 @@ def overlay(predictor: Predictor, image: Pixels, label: str) -> npt.NDArray[np.u
     red = torch.tensor([1.0, 0.15, 0.0])[:, None, None]
     mixed = (1 - 0.65 * seen) * gray + 0.65 * seen * red
     return mixed.permute(1, 2, 0).mul(255).round().to(torch.uint8).numpy()
+
+
+def why_not(predictor: Predictor) -> tuple[str, object, str] | None:
+    """Why a model cannot be explained: the rule, what it is, and what to do; None if it can."""
+    if predictor.task == SEGMENTATION:
+        return (
+            "of classes, labels or numbers", "a model of masks",
+            "A mask shows by itself where each class was seen: leave it out.",
+        )  # fmt: skip
+    if predictor.network is None:
+        return (
+            "a run folder or a .safetensors file", predictor.source,
+            "Exported programs cannot be looked into.",
+        )  # fmt: skip
+    return None
 
 
 def write_overlay(predictor: Predictor, image: Pixels, label: str, file: Path) -> None:

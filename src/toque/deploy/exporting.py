@@ -15,9 +15,9 @@ from toque import checks, durable, train
 from toque.deploy import compiled_file, deployed, onnx_file, quantised, samples, torch_file
 from toque.deploy.answering import Answers
 from toque.deploy.card import card_path, card_text
-from toque.deploy.details import FileDetails, check_task
-from toque.deploy.load import SUFFIXES, temperature_of_run
-from toque.deploy.parity import EXACT, HALF, Parity, Tolerance, measure, network_answers
+from toque.deploy.details import FileDetails
+from toque.deploy.load import SUFFIXES, outputs_of_run, temperature_of_run
+from toque.deploy.parity import EXACT, HALF, AnyParity, Tolerance, measure, network_answers
 from toque.deploy.predictor import Network, Pixels
 from toque.deploy.preprocess import Preprocess
 from toque.deploy.program import Program, noise, trace
@@ -32,14 +32,15 @@ Precision = Literal["float32", "half", "int8"]
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported file, its model card, and how its answers compare with the run's.
+    """An exported file, its model card, and how its answers compare with the run's: a Parity, of
+    numbers a NumbersParity, of masks a MasksParity.
 
     folded: what fusing the network's layers did, in words
     """
 
     file: Path
     card: Path
-    parity: Parity
+    parity: AnyParity
     folded: str
 
 
@@ -70,7 +71,8 @@ def export(
              size: height and width in pixels of the only images it shall take; any if unset
              precision: half stores matrices and kernels as float16 and computes in float32; int8
              (onnx alone) computes on whole numbers, calibrated on up to 128 training images
-             max_loss: of accuracy that int8 may cost, as a share: 0.01 is one point
+             max_loss: of accuracy or mean IoU that int8 may cost, as a share: 0.01 is one point; of
+             numbers, the share by which the mean absolute error may grow
              calibrate: divide the logits by the run's temperature, in the file
              model: the module, for a run on a module of your own
     Raises:  FileNotFoundError: no run, or one that has not finished
@@ -82,7 +84,7 @@ def export(
     kind, file = _kind_and_file(Path(run), to, out)
     _check_choices(kind, size, precision, max_loss)
     trained = train.load_model(run, model=model)
-    check_task("export", trained.task.name)
+    outputs = outputs_of_run(trained)
     temperature = temperature_of_run(Path(run))
     if calibrate and temperature is None:
         raise checks.invalid(
@@ -91,6 +93,7 @@ def export(
         )  # fmt: skip
     settings = trained.run
     assert settings.model is not None and settings.image_size is not None, "a run has them resolved"
+    about = trained.task.details()
     labelled = samples.labelled(restore.images_of(trained, data_path), size)
     details = FileDetails(
         version=VERSION,
@@ -105,9 +108,11 @@ def export(
         task=trained.task.name,
         temperature=temperature,
         calibrated=calibrate,
+        mean=tuple(about.get("mean", ())),
+        std=tuple(about.get("std", ())),
     )
     network = Network(
-        trained.model, trained.pipeline, task=details.task,
+        trained.model, trained.pipeline, outputs=outputs,
         temperature=(temperature or 1.0) if calibrate else 1.0,
     )  # fmt: skip
     calibration = samples.calibration(trained, data_path, size) if precision == "int8" else ()
@@ -182,7 +187,7 @@ def _write(
     if half:
         module = deployed.halved(module)
     preprocess = Preprocess(network.pipeline, details.in_channels)
-    program = Program(preprocess, module, network.task, network.temperature).eval()
+    program = Program(preprocess, module, network.outputs, network.temperature).eval()
     exported = trace(program, details.in_channels, details.size)
     if kind == "pt2":
         torch_file.write_graph(exported, details, file)

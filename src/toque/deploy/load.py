@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from toque import augment, checks
-from toque.deploy.details import check_task
+from toque.deploy.outputs import Outputs, outputs_for
 from toque.deploy.predictor import Network, Predictor, of_network
+
+if TYPE_CHECKING:
+    from toque.train.restore import Trained
 
 SUFFIXES = (".onnx", ".pt2", ".aoti", ".safetensors")
 
@@ -57,10 +61,9 @@ def _run(path: Path, device: str) -> Predictor:
     from toque.train import load_model
 
     trained = load_model(path, device=device)
-    check_task("load", trained.task.name)
     pipeline: augment.Compose = trained.pipeline
     return of_network(
-        Network(trained.model, pipeline, device, trained.task.name),
+        Network(trained.model, pipeline, device, outputs_of_run(trained)),
         source=str(path),
         labels=trained.classes,
         channels=trained.channels,
@@ -71,6 +74,12 @@ def _run(path: Path, device: str) -> Predictor:
             "temperature": temperature_of_run(path),
         },
     )
+
+
+def outputs_of_run(trained: Trained) -> Outputs:
+    """How the outputs of a finished run are read."""
+    about = trained.task.details()
+    return outputs_for(about["task"], about.get("mean", ()), about.get("std", ()))
 
 
 def temperature_of_run(path: Path) -> float | None:

@@ -18,8 +18,9 @@ import torch
 
 from toque import checks
 from toque.deploy.answering import Answers, predictor_of_file
-from toque.deploy.details import INPUT, OUTPUTS, FileDetails, read_details
+from toque.deploy.details import INPUT, FileDetails, read_details
 from toque.deploy.missing import needed
+from toque.deploy.outputs import outputs_of
 from toque.deploy.predictor import Predictor
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def write(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
     with _quiet():
         try:
             converted = torch.onnx.export(
-                exported, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS),
-                opset_version=OPSET, verbose=False,
+                exported, dynamo=True, input_names=[INPUT],
+                output_names=list(outputs_of(details).names), opset_version=OPSET, verbose=False,
             )  # fmt: skip
         except Exception as error:  # the converter's errors have no common class that is public
             raise checks.invalid(
@@ -142,8 +143,10 @@ def open_file(file: Path) -> tuple[Answers, FileDetails]:
         ) from error  # fmt: skip
     details = read_details(file, session.get_modelmeta().custom_metadata_map.get("toque"))
 
+    names = list(outputs_of(details).names)
+
     def answers(images: np.ndarray) -> Sequence[np.ndarray]:
-        found: Sequence[np.ndarray] = session.run(list(OUTPUTS), {INPUT: images})
+        found: Sequence[np.ndarray] = session.run(names, {INPUT: images})
         return found
 
     return answers, details

@@ -13,35 +13,21 @@ import torch
 
 from toque.deploy.answering import Answers
 from toque.deploy.details import MULTILABEL
+from toque.deploy.outputs import Masks, Numbers, Outputs
+from toque.deploy.parity_tasks import ComparedMasks, ComparedNumbers, MasksParity, NumbersParity
 from toque.deploy.predictor import Network, Pixels
 from toque.deploy.program import noise
+from toque.deploy.tolerance import EXACT, HALF, Tolerance, largest
 
+__all__ = ["EXACT", "HALF", "AnyParity", "Parity", "Tolerance", "measure"]
 
-@dataclass(frozen=True)
-class Tolerance:
-    """What a file may differ by from the run.
-
-    probability: of one class of one image, at most
-    tie:         classes so near in probability count as one answer
-    accuracy:    how much of it may be lost; None: no prediction may change
-    """
-
-    probability: float
-    tie: float
-    accuracy: float | None = None
-
-
-# What is measured in float32 is rounding, about 1e-6: this is far above it, and far below what
-# changes a decision. float16 keeps 11 bits of each weight: 4e-4 to 4e-3 was measured.
-EXACT = Tolerance(1e-3, 1e-3)
-HALF = Tolerance(2e-2, 2e-2)
 
 _HARD_SIZES = ((1, 1), (1, 19), (2, 3), (5, 400), (400, 5), (63, 65), (480, 640), (1200, 1600))
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How a file's answers differ from the model's.
+    """How a file's answers differ from the model's, of classes and of labels.
 
     images:      validation images compared, besides the hard cases
     hard_cases:  made-up images: tiny, long, black, white, noise, stripes, large
@@ -86,6 +72,17 @@ class Parity:
             text += f", accuracy {100 * self.accuracy_before:.2f} -> {100 * self.accuracy:.2f} %"
         return text
 
+    @property
+    def score(self) -> str:
+        """How good the file is, in words."""
+        return "accuracy " + (
+            "unknown" if self.accuracy is None else f"{100 * self.accuracy:.2f} %"
+        )
+
+
+AnyParity = Parity | NumbersParity | MasksParity
+"""How a file's answers differ from the model's, in the terms of the task."""
+
 
 def measure(
     network: Network,
@@ -96,46 +93,74 @@ def measure(
     channels: int,
     size: tuple[int, int] | None = None,
     tolerance: Tolerance = EXACT,
-) -> Parity:
+) -> AnyParity:
     """Ask both about validation images and hard cases, alone and in batches.
 
     The model is asked the way validation asked it: through its pipeline, not through the exported
     preprocessing.
 
     Args: images: validation images, uint8 [H, W, C], with what is right in targets: the number of
-          a class, or [K] 0 or 1 of a multilabel run
+          a class, [K] 0 or 1 of a multilabel run, [D] numbers, or a mask [H, W]
           size: height and width, of a file that takes no others; the images have it
           tolerance: what is accepted
     """
-    hard = hard_cases(channels, size)
-    groups = [*_batches(images), *hard]
-    found = [answers(group) for group in groups]
-    wanted = [network_answers(network, group) for group in groups]
-    probability, logit, changed = 0.0, 0.0, 0
-    right, right_before, count = 0.0, 0.0, 0
+    comparing = _comparing(network.outputs, tolerance)
     order = _order(images)
-    for group, (ours, ours_logits), (theirs, theirs_logits) in zip(
-        groups, found, wanted, strict=True
-    ):
-        probability = _largest(probability, np.abs(ours - theirs))
-        scale = np.abs(theirs_logits).max(1, keepdims=True)
-        logit = _largest(logit, np.abs(ours_logits - theirs_logits) / np.maximum(scale, 1e-6))
-        changed += int((_lead(network.task, ours, theirs) > tolerance.tie).sum())
-        if count < len(images):
-            labels = np.stack([targets[order[count + n]] for n in range(len(group))])
-            right += _share_right(network.task, ours, labels)
-            right_before += _share_right(network.task, theirs, labels)
-            count += len(group)
-    return Parity(
-        images=len(images),
-        hard_cases=sum(len(group) for group in hard),
-        probability=probability,
-        logit=logit,
-        changed=changed,
-        accuracy=right / count if count else None,
-        accuracy_before=right_before / count if count else None,
-        tolerance=tolerance,
-    )
+    count = 0
+    for group in _batches(images):
+        right = [targets[order[count + n]] for n in range(len(group))]
+        comparing.add(answers(group), network_answers(network, group), right)
+        count += len(group)
+    hard = hard_cases(channels, size)
+    for group in hard:
+        comparing.add(answers(group), network_answers(network, group), None)
+    return comparing.parity(len(images), sum(map(len, hard)))
+
+
+def _comparing(
+    outputs: Outputs, tolerance: Tolerance
+) -> _ComparedShares | ComparedNumbers | ComparedMasks:
+    if isinstance(outputs, Numbers):
+        return ComparedNumbers(outputs, tolerance)
+    if isinstance(outputs, Masks):
+        return ComparedMasks(tolerance)
+    return _ComparedShares(outputs.task, tolerance)
+
+
+class _ComparedShares:
+    """Counts differences of probabilities, batch by batch."""
+
+    def __init__(self, task: str, tolerance: Tolerance) -> None:
+        self._task, self._tolerance = task, tolerance
+        self._probability, self._logit, self._changed = 0.0, 0.0, 0
+        self._right, self._right_before, self._count = 0.0, 0.0, 0
+
+    def add(
+        self,
+        ours: Sequence[np.ndarray],
+        theirs: Sequence[np.ndarray],
+        targets: Sequence[np.ndarray] | None,
+    ) -> None:
+        """Compare probabilities and logits [B, K]; of validation images also with what is right."""
+        (shares, logits), (before, logits_before) = map(list, (ours, theirs))
+        self._probability = largest(self._probability, np.abs(shares - before))
+        scale = np.abs(logits_before).max(1, keepdims=True)
+        apart = np.abs(logits - logits_before) / np.maximum(scale, 1e-6)
+        self._logit = largest(self._logit, apart)
+        self._changed += int((_lead(self._task, shares, before) > self._tolerance.tie).sum())
+        if targets is not None:
+            labels = np.stack(list(targets))
+            self._right += _share_right(self._task, shares, labels)
+            self._right_before += _share_right(self._task, before, labels)
+            self._count += len(labels)
+
+    def parity(self, images: int, hard_cases: int) -> Parity:
+        count = self._count
+        return Parity(
+            images, hard_cases, self._probability, self._logit, self._changed,
+            self._right / count if count else None, self._right_before / count if count else None,
+            self._tolerance,
+        )  # fmt: skip
 
 
 def _lead(task: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -170,11 +195,6 @@ def hard_cases(channels: int, size: tuple[int, int] | None = None) -> list[np.nd
     return batches
 
 
-def _largest(before: float, values: np.ndarray) -> float:
-    """The largest so far; a value that is not a number counts as infinite."""
-    return max(before, float(np.nan_to_num(values, nan=np.inf).max(initial=0.0)))
-
-
 def _order(images: Sequence[Pixels]) -> list[int]:
     """The images' numbers in the order in which `_batches` gives them."""
     return sorted(range(len(images)), key=lambda number: images[number].shape)
@@ -192,8 +212,9 @@ def _batches(images: Sequence[Pixels]) -> list[np.ndarray]:
     return [np.stack(batch) for batch in batches]
 
 
-def network_answers(network: Network, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and logits of a network that is asked the way validation asked it."""
-    tensors = list(torch.from_numpy(images).permute(0, 3, 1, 2))
-    probabilities, logits = network.answers(tensors)
-    return probabilities.numpy(), logits.numpy()
+def network_answers(network: Network, images: np.ndarray) -> list[np.ndarray]:
+    """What a program would give, of a network that is asked the way validation asked it."""
+    logits = network.logits(list(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    height, width = images.shape[1:3]
+    with torch.inference_mode():
+        return [found.numpy() for found in network.outputs(logits, height, width)]

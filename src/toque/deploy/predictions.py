@@ -35,6 +35,11 @@ class Prediction:
             del plain["labels"]
         return plain
 
+    def above(self, threshold: float) -> tuple[str, ...]:
+        """The labels of that probability or more, the most probable first."""
+        ordered = self.top(len(self.probabilities))
+        return tuple(name for name, share in ordered if share >= threshold)
+
     def top(self, num: int) -> list[tuple[str, float]]:
         """The most probable classes, the first one first."""
         return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:num]

@@ -5,9 +5,9 @@ Shape letters: N images, B images of one batch, K classes, C channels, H W heigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,18 @@ import torch
 from torch import nn
 
 from toque import augment, checks, data
+from toque.deploy.answers import Answer
 from toque.deploy.details import CLASSIFICATION, MULTILABEL
+from toque.deploy.outputs import Outputs, Raw, Shares
 from toque.deploy.predictions import Predictions
 from toque.random import Key
 
 Pixels = npt.NDArray[np.uint8]
 """One image, uint8 [H, W, C]."""
 
-Ask = Callable[[Sequence[Pixels]], npt.NDArray[np.float32]]
-"""Images of any sizes -> probabilities float32 [B, K]; called from one thread at a time."""
+Ask = Callable[[Sequence[Pixels]], Raw]
+"""Images of any sizes -> what the task's Outputs read, float32 with the batch first, such as
+probabilities [B, K]; called from one thread at a time."""
 
 
 Details = dict[str, Any]
@@ -36,27 +39,23 @@ Details = dict[str, Any]
 class Network:
     """A PyTorch network with the pipeline that it was validated with, which draws nothing.
 
+    outputs:     how its outputs are read
     temperature: what its logits are divided by
     """
 
     module: nn.Module
     pipeline: augment.Compose
     device: str = "cpu"
-    task: str = CLASSIFICATION
+    outputs: Outputs = field(default_factory=Shares)
     temperature: float = 1.0
 
-    def answers(self, images: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Probabilities and logits, float32 [B, K] on the CPU, of images uint8 [C, H, W]."""
+    def logits(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Its outputs, float32 on the CPU, on images uint8 [C, H, W]."""
         key = Key(0, 0, np.arange(len(images)))  # the validation pipeline draws nothing from it
         with torch.inference_mode():
             outputs = self.module(self.pipeline(images, key=key).to(self.device))
-            logits = outputs.float().cpu() / self.temperature
-        return probabilities_of(logits, self.task), logits
-
-
-def probabilities_of(logits: torch.Tensor, task: str) -> torch.Tensor:
-    """Of each label by itself, or of the classes together: [B, K] -> [B, K]."""
-    return logits.sigmoid() if task == MULTILABEL else logits.softmax(1)
+            found: torch.Tensor = outputs.float().cpu() / self.temperature
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +71,7 @@ class Predictor:
              details: what the source says about itself
              network: the network in PyTorch, where the source has it
              size: height and width of the only images it takes; None is any
-             task: classification or multilabel
+             outputs: how what the model says is read
     Raises:  FileNotFoundError, ValueError: a file that is not there or no image
              TypeError, ValueError: an array of another dtype, rank or number of channels
     Example: >>> toque.deploy.load("model.onnx")(["garden.jpg"])[0].label
@@ -85,7 +84,12 @@ class Predictor:
     details: Details
     network: Network | None = None
     size: tuple[int, int] | None = None
-    task: str = CLASSIFICATION
+    outputs: Outputs = field(default_factory=Shares)
+
+    @property
+    def task(self) -> str:
+        """classification, multilabel, regression or segmentation."""
+        return self.outputs.task
 
     def __call__(
         self,
@@ -94,18 +98,41 @@ class Predictor:
         names: Sequence[str] | None = None,
         batch_size: int = 32,
     ) -> Predictions:
-        if names is None:
-            names = [
-                str(image) if isinstance(image, (str, Path)) else f"image {number}"
-                for number, image in enumerate(images)
-            ]
-        shares: list[npt.NDArray[np.float32]] = [np.empty((0, len(self.labels)), np.float32)]
+        if self.task not in (CLASSIFICATION, MULTILABEL):
+            raise checks.invalid(
+                "Predictor", "the model", "of classes or labels, to be called", self.task,
+                "Use .answers(images), which answers for every task.",
+            )  # fmt: skip
+        shares: list[Raw] = [np.empty((0, len(self.labels)), np.float32)]
+        shares += [raw for _, raw in self._asked(images, batch_size)]
+        return self.predictions(tuple(names or _named(images)), np.concatenate(shares))
+
+    def answers(
+        self,
+        images: Sequence[str | Path | bytes | Pixels],
+        *,
+        names: Sequence[str] | None = None,
+        batch_size: int = 16,
+    ) -> Iterator[Answer]:
+        """What it says of each image, whatever its task: a Prediction of classes or labels, a
+        NumbersAnswer, or a MaskAnswer at the image's own size. Batch by batch, as they are taken.
+
+        Example: >>> next(toque.deploy.load("areas.onnx").answers(["cell.png"])).numbers["area"]
+        """
+        given = iter(names or _named(images))
+        for pixels, raw in self._asked(images, batch_size):
+            for image, one in zip(pixels, raw, strict=True):
+                height, width = image.shape[:2]
+                yield self.outputs.answer(next(given), self.labels, one, (height, width))
+
+    def _asked(
+        self, images: Sequence[str | Path | bytes | Pixels], batch_size: int
+    ) -> Iterator[tuple[list[Pixels], Raw]]:
         # Decoding leaves Python's lock, so threads read files at once.
         with ThreadPoolExecutor(torch.get_num_threads()) as threads:
             for start in range(0, len(images), batch_size):
-                batch = images[start : start + batch_size]
-                shares.append(self.ask(list(threads.map(self.pixels, batch))))
-        return self.predictions(tuple(names), np.concatenate(shares))
+                pixels = list(threads.map(self.pixels, images[start : start + batch_size]))
+                yield pixels, self.ask(pixels)
 
     def predictions(
         self, names: tuple[str, ...], probabilities: npt.NDArray[np.float32]
@@ -144,25 +171,32 @@ class Predictor:
             )  # fmt: skip
 
 
+def _named(images: Sequence[str | Path | bytes | Pixels]) -> list[str]:
+    return [
+        str(image) if isinstance(image, (str, Path)) else f"image {number}"
+        for number, image in enumerate(images)
+    ]
+
+
 def of_network(
     network: Network, *, source: str, labels: tuple[str, ...], channels: int, details: Details
 ) -> Predictor:
     """A predictor of a PyTorch network."""
 
-    def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def ask(images: Sequence[Pixels]) -> Raw:
         tensors = [torch.from_numpy(image).permute(2, 0, 1) for image in images]
-        shares: npt.NDArray[np.float32] = network.answers(tensors)[0].numpy()
-        return shares
+        raw: Raw = network.outputs.read(network.logits(tensors)).numpy()
+        return raw
 
-    return Predictor(source, labels, channels, ask, details, network, task=network.task)
+    return Predictor(source, labels, channels, ask, details, network, outputs=network.outputs)
 
 
 def both_ways(predictor: Predictor) -> Predictor:
     """A predictor that answers with the mean over an image and its mirror image."""
 
-    def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def ask(images: Sequence[Pixels]) -> Raw:
         mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in images]
-        return (predictor.ask(images) + predictor.ask(mirrored)) * np.float32(0.5)
+        return predictor.outputs.both_ways(predictor.ask(images), predictor.ask(mirrored))
 
     return replace(predictor, ask=ask)
 
@@ -185,9 +219,9 @@ def calibrated(predictor: Predictor) -> Predictor:
             "it in the file.",
         )  # fmt: skip
 
-    def ask(images: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+    def ask(images: Sequence[Pixels]) -> Raw:
         raised = predictor.ask(images).astype(np.float64) ** (1 / temperature)
-        shares: npt.NDArray[np.float32] = (raised / raised.sum(1, keepdims=True)).astype(np.float32)
+        shares: Raw = (raised / raised.sum(1, keepdims=True)).astype(np.float32)
         return shares
 
     return replace(predictor, ask=ask, details={**predictor.details, "calibrated": True})

@@ -1,4 +1,4 @@
-"""The program that is exported: raw uint8 images in, probabilities and logits out."""
+"""The program that is exported: raw uint8 images in, what the task answers out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import nn
 from torch.export import Dim, ExportedProgram
 
 from toque import checks
-from toque.deploy.details import CLASSIFICATION
-from toque.deploy.predictor import probabilities_of
+from toque.deploy.outputs import Outputs, Shares
 from toque.deploy.preprocess import Preprocess
 from toque.random import Key
 
@@ -28,8 +27,8 @@ _EXAMPLE = (2, 37, 53)
 class Program(nn.Module):
     """Preprocessing and model as one function.
 
-    Shape: uint8 [B, H, W, C] -> probabilities float32 [B, K], logits float32 [B, K]
-    Args:  task: classification or multilabel
+    Shape: uint8 [B, H, W, C] -> what `outputs` gives, such as probabilities and logits [B, K]
+    Args:  outputs: how what the model says is read
            temperature: what the logits are divided by
     """
 
@@ -37,28 +36,29 @@ class Program(nn.Module):
         self,
         preprocess: Preprocess,
         model: nn.Module,
-        task: str = CLASSIFICATION,
+        outputs: Outputs | None = None,
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess
         self.model = model
-        self.task = task
+        self.outputs = outputs or Shares()
         self.temperature = temperature
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         logits = self.model(self.preprocess(images)).float()
         if self.temperature != 1:
             logits = logits / self.temperature
-        return probabilities_of(logits, self.task), logits
+        found: tuple[torch.Tensor, ...] = self.outputs(logits, images.shape[1], images.shape[2])
+        return found
 
 
 def trace(program: Program, channels: int, size: tuple[int, int] | None = None) -> ExportedProgram:
     """The program as a graph, for batches of any number of images, of any size or of one.
 
     Args:   size: height and width in pixels, if all images have the same
-    Raises: ValueError: a model that is no graph, or that answers with something else than scores
-            [B, K]; the message names the module
+    Raises: ValueError: a model that is no graph, or that answers with something else than the task
+            asks for; the message names the module
     """
     batch, height, width = _EXAMPLE
     example = noise(batch, *(size or (height, width)), channels)
@@ -98,10 +98,10 @@ def noise(batch: int, height: int, width: int, channels: int) -> torch.Tensor:
 def _check_outputs(program: Program, example: torch.Tensor) -> None:
     with torch.no_grad():
         outputs = program.model(program.preprocess(example))
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+    if not isinstance(outputs, torch.Tensor) or not program.outputs.fit(outputs):
         shown = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise checks.invalid(
-            "export", "the model", "a classifier, which answers with scores [B, K]", shown,
+            "export", "the model", f"one that answers with {program.outputs.shape}", shown,
             "Export other models from Python with torch.export.",
         )  # fmt: skip
 

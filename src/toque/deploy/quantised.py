@@ -42,7 +42,7 @@ def quantise(source: Path, file: Path, calibration: Sequence[Pixels]) -> None:
             _reader(quantization, calibration),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=_OPERATORS,
-            nodes_to_exclude=_preprocessing(model),
+            nodes_to_exclude=_not_the_network(model),
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             per_channel=True,
@@ -58,12 +58,13 @@ def quantise(source: Path, file: Path, calibration: Sequence[Pixels]) -> None:
     onnx.save(written, os.fspath(file))
 
 
-def _preprocessing(model: Any) -> list[str]:
-    """The nodes that prepare the image: what they round, no layer can mend."""
+def _not_the_network(model: Any) -> list[str]:
+    """The nodes that prepare the image, and those that read the outputs: what they round, no layer
+    can mend."""
     names = []
     for node in model.graph.node:
         scope = {entry.key: entry.value for entry in node.metadata_props}.get(_SCOPE, "")
-        if "'preprocess'" in scope:
+        if "'preprocess'" in scope or "'outputs'" in scope:
             names.append(node.name)
     return names
 

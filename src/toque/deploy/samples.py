@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from toque import augment, data
 from toque.deploy.predictor import Pixels
@@ -24,7 +25,8 @@ Size = tuple[int, int]
 
 
 class Labelled(NamedTuple):
-    """Images uint8 [H, W, C], and what is right of each: a class, or [K] 0 or 1."""
+    """Images uint8 [H, W, C], and what is right of each: a class, [K] 0 or 1, numbers [D], or a
+    mask [H, W]."""
 
     images: Sequence[Pixels]
     targets: Sequence[np.ndarray]
@@ -34,6 +36,8 @@ def labelled(source: data.Source, size: Size | None) -> Labelled:
     """Up to 256 images, spread evenly; of one size where a file takes only that."""
     numbers = _spread(len(source), _MOST_IMAGES)
     images = [_pixels(source, number, size) for number in numbers]
+    if source.task == "segmentation":
+        return Labelled(images, [_mask(source, number, size) for number in numbers])
     return Labelled(images, [source.labels[number] for number in numbers])
 
 
@@ -52,6 +56,14 @@ def calibration(trained: restore.Trained, data_path: str | None, size: Size | No
 def _spread(length: int, most: int) -> list[int]:
     places = np.linspace(0, length - 1, min(length, most))
     return [round(place) for place in places.tolist()]
+
+
+def _mask(source: data.Source, number: int, size: Size | None) -> np.ndarray:
+    mask = source.mask(number)
+    if size is not None and tuple(mask.shape) != size:
+        large = F.interpolate(mask[None, None].double(), size=size, mode="nearest-exact")
+        mask = large[0, 0].to(mask.dtype)
+    return mask.numpy()
 
 
 def _pixels(source: data.Source, number: int, size: Size | None) -> Pixels:

@@ -17,6 +17,7 @@ from toque.deploy import archive
 from toque.deploy.answering import Answers, predictor_of_file, torch_answers
 from toque.deploy.deployed import is_narrowed
 from toque.deploy.details import FileDetails, read_details
+from toque.deploy.outputs import outputs_of
 from toque.deploy.predictor import Network, Predictor, of_network
 from toque.models import weights
 
@@ -88,11 +89,12 @@ def load_weights(file: Path, device: str = "cpu", *, model: nn.Module | None = N
             details.model, num_classes=len(details.classes), in_channels=channels, image_size=size
         )
     weights.put_in(model, tensors, file, mend=mend)
+    outputs = outputs_of(details)
     network = Network(
         model.to(device).eval(),
-        augment.preset("none", size, channels=channels),
+        augment.preset(outputs.preset, size, channels=channels),
         device,
-        details.task,
+        outputs,
         (details.temperature or 1.0) if details.calibrated else 1.0,
     )
     return of_network(

@@ -2,6 +2,7 @@
 
 limits    what a request may cost, and which files are looked at
 batching  waiting requests -> batches for the model
+replies   the JSON of each task
 reloading a newer model in the place of the old one, between two batches
 metrics   counts and times for Prometheus
 app       the routes

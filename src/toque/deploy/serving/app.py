@@ -21,12 +21,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from toque.deploy.explain import why_not
+from toque.deploy.outputs import Raw
 from toque.deploy.predictor import Pixels, Predictor
 from toque.deploy.serving.batching import Batcher, Full
-from toque.deploy.serving.explaining import Explaining, explains
+from toque.deploy.serving.explaining import Explaining
 from toque.deploy.serving.limits import Limits, Refused, decode, read_body
 from toque.deploy.serving.metrics import Metrics
 from toque.deploy.serving.reloading import Reloading
+from toque.deploy.serving.replies import Reply, model_of, reply
 from toque.version import VERSION
 
 _PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
@@ -48,18 +51,6 @@ _IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp
 Log = Callable[[dict[str, Any]], None]
 
 
-class Answer(BaseModel):
-    """What the model says of an image."""
-
-    label: str = Field(description="the most probable class")
-    confidence: float = Field(description="its probability, 0 to 1")
-    labels: list[str] | None = Field(
-        default=None, description="of a multilabel model: those of a half or more"
-    )
-    probabilities: dict[str, float] = Field(description="of the classes, the most probable first")
-    milliseconds: float = Field(description="from the whole request to the answer")
-
-
 class Mistake(BaseModel):
     """Why a request was not answered."""
 
@@ -70,7 +61,8 @@ class Model(BaseModel):
     """What is being asked."""
 
     name: str
-    labels: list[str]
+    task: str = Field(description="classification, multilabel, regression or segmentation")
+    labels: list[str] = Field(description="the names of its classes, labels or numbers")
     channels: int
     version: str = Field(description="of toque")
     explains: bool = Field(description="whether /explain shows where it looked")
@@ -202,14 +194,7 @@ def create_app(
         }.items()
     }  # fmt: skip
 
-    @app.post(
-        "/predict", response_model_exclude_none=True, responses=mistakes, openapi_extra=upload
-    )
-    async def predict(
-        request: Request,
-        top: Annotated[int | None, Query(ge=1, le=100_000, description="how many classes")] = None,
-    ) -> Answer:
-        """The probability of every class for the image in the body."""
+    async def answered(request: Request, top: int | None) -> Reply:
         waiting = batcher[0]
         try:
             waiting.enter()
@@ -221,19 +206,32 @@ def create_app(
             predictor = model.predictor
             async with asyncio.timeout(bounds.answer_s):
                 pixels = await pixels_of(body, predictor)
-                shares = await waiting.ask(predictor, pixels)
+                raw = await waiting.ask(predictor, pixels)
+                return await asyncio.get_running_loop().run_in_executor(
+                    readers, said, predictor, pixels, raw, top, start
+                )
         except TimeoutError:
             raise Refused(503, f"No answer within {bounds.answer_s:g} s; try again.") from None
         finally:
             waiting.leave()
-        (found,) = predictor.predictions(("",), shares[None])
-        return Answer(
-            label=found.label,
-            confidence=found.confidence,
-            labels=None if found.labels is None else list(found.labels),
-            probabilities=dict(found.top(top or len(predictor.labels))),
-            milliseconds=round(1000 * (time.perf_counter() - start), 2),
-        )
+
+    def said(
+        predictor: Predictor, pixels: Pixels, raw: Raw, top: int | None, start: float
+    ) -> Reply:
+        height, width = pixels.shape[:2]
+        answer = predictor.outputs.answer("", predictor.labels, raw, (height, width))
+        return reply(answer, top, lambda: round(1000 * (time.perf_counter() - start), 2))
+
+    @app.post(
+        "/predict", response_model=model_of(model.predictor.task),
+        response_model_exclude_none=True, responses=mistakes, openapi_extra=upload,
+    )  # fmt: skip
+    async def predict(
+        request: Request,
+        top: Annotated[int | None, Query(ge=1, le=100_000, description="how many classes")] = None,
+    ) -> Reply:
+        """What the model says of the image in the body."""
+        return await answered(request, top)
 
     @app.post(
         "/explain",
@@ -249,8 +247,10 @@ def create_app(
     ) -> Response:
         """A picture (PNG) of where the network looked for a class in the image in the body."""
         predictor = model.predictor
-        if not (explain and explains(predictor)):
+        if not explain:
             raise Refused(404, "This server answers without explanations.")
+        if (reason := why_not(predictor)) is not None:
+            raise Refused(404, f"The model must be {reason[0]} to be explained. {reason[2]}")
         explaining.enter()
         try:
             body = await read_body(request, bounds)
@@ -268,10 +268,11 @@ def create_app(
         found = model.predictor
         return Model(
             name=str(found.details.get("model") or Path(found.source).name),
+            task=found.task,
             labels=list(found.labels),
             channels=found.channels,
             version=VERSION,
-            explains=explain and explains(found),
+            explains=explain and why_not(found) is None,
         )
 
     @app.get("/health")

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from toque.deploy.outputs import Raw
 from toque.deploy.predictor import Pixels, Predictor
 from toque.deploy.serving.limits import Limits
 
@@ -30,7 +28,7 @@ class Full(Exception):
 class _Waiting:
     predictor: Predictor
     pixels: Pixels
-    answer: asyncio.Future[npt.NDArray[np.float32]]
+    answer: asyncio.Future[Raw]
 
 
 class Batcher:
@@ -83,8 +81,8 @@ class Batcher:
         """Give a place back."""
         self._places -= 1
 
-    async def ask(self, predictor: Predictor, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Probabilities float32 [K] of one image."""
+    async def ask(self, predictor: Predictor, pixels: Pixels) -> Raw:
+        """What the model says of one image, as its Outputs read it: float32 [K], or [K, h, w]."""
         one = _Waiting(predictor, pixels, asyncio.get_running_loop().create_future())
         self._queue.append(one)
         self._arrived.set()

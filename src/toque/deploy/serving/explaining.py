@@ -7,6 +7,7 @@ import io
 from concurrent.futures import ThreadPoolExecutor
 
 from toque import checks
+from toque.deploy.details import REGRESSION
 from toque.deploy.explain import overlay
 from toque.deploy.predictor import Pixels, Predictor
 from toque.deploy.serving.limits import Limits, Refused
@@ -38,7 +39,8 @@ class Explaining:
         self._places -= 1
 
     async def png(self, predictor: Predictor, pixels: Pixels, label: str | None) -> bytes:
-        """The picture of where it looked for a class; for its most probable one if unset.
+        """The picture of where it looked for a class or number; if unset for its most probable
+        class, or its first number.
 
         Raises: Refused: a class it does not know, or a model that cannot be looked into
         """
@@ -52,16 +54,12 @@ class Explaining:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-def explains(predictor: Predictor) -> bool:
-    """Whether the model can be looked into: a run or weights, not an exported program."""
-    return predictor.network is not None
-
-
 def _png(predictor: Predictor, pixels: Pixels, label: str | None) -> bytes:
     from PIL import Image
 
     if label is None:
-        label = predictor.labels[int(predictor.ask([pixels])[0].argmax())]
+        numbers = predictor.task == REGRESSION
+        label = predictor.labels[0 if numbers else int(predictor.ask([pixels])[0].argmax())]
     try:
         picture = overlay(predictor, pixels, label)
     except checks.UserMistake as mistake:

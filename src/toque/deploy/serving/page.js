@@ -7,8 +7,9 @@ let last = null; // the picture to send again once a token is there
 let asked = 0; // only the newest question may be answered on the page
 let shown = null; // the address of the picture
 let looked = null; // the address of the picture of where the network looked
-let answer = ""; // the class that the page shows
+let answer = ""; // the class that the page shows, or the name of the number
 let explains = false;
+const MOST_PX = 1024; // of the picture with its mask
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -26,7 +27,8 @@ async function describe() {
   if (!response?.ok) return;
   const model = await response.json();
   explains = model.explains;
-  part("model").textContent = `${model.name}: ${model.labels.length} classes, ` +
+  const kind = { multilabel: "labels", regression: "numbers" }[model.task] || "classes";
+  part("model").textContent = `${model.name}: ${model.labels.length} ${kind}, ` +
     model.labels.slice(0, 8).join(", ") + (model.labels.length > 8 ? " …" : "");
 }
 
@@ -62,35 +64,120 @@ async function ask(picture) {
   show(picture, said);
 }
 
-function show(picture, said) {
+async function show(picture, said) {
   for (const address of [shown, looked]) if (address) URL.revokeObjectURL(address);
   shown = URL.createObjectURL(picture);
   looked = null;
-  answer = said.label;
-  part("look").hidden = !explains;
   part("look").setAttribute("aria-pressed", "false");
   part("picture").src = shown;
   part("picture").alt = picture.name ? `The picture you sent, ${picture.name}` : "The picture you sent";
-  part("answer").textContent = `${said.label}, ${percent(said.confidence)}`;
-  part("classes").replaceChildren(...Object.entries(said.probabilities).map(([name, share]) => {
-    const row = document.createElement("tr");
-    const label = document.createElement("th");
-    label.scope = "row";
-    label.textContent = name;
-    const cell = document.createElement("td");
-    const bar = document.createElement("div");
-    bar.className = "bar";
-    bar.style.width = `${100 * share}%`;
-    const number = document.createElement("span");
-    number.textContent = percent(share);
-    cell.append(bar, number);
-    row.append(label, cell);
-    return row;
-  }));
+  part("look").hidden = !explains && !said.mask;
+  if (said.mask) await showMask(picture, said);
+  else if (said.numbers) showNumbers(said.numbers);
+  else showLabels(said);
   part("time").textContent = `Answered in ${said.milliseconds} ms`;
   part("state").textContent = "";
   part("result").hidden = false;
   part("result").focus();
+}
+
+function showLabels(said) {
+  answer = said.label;
+  part("answer").textContent = `${said.label}, ${percent(said.confidence)}`;
+  part("heads").replaceChildren(head("Class"), head("Probability"));
+  part("caption").textContent = "The most probable classes";
+  part("classes").replaceChildren(
+    ...Object.entries(said.probabilities).map(([name, share]) => row(name, percent(share), share)));
+}
+
+function showNumbers(numbers) {
+  const rows = Object.entries(numbers);
+  answer = rows[0][0];
+  part("answer").textContent = rows.slice(0, 3).map(([name, value]) => `${name} ${short(value)}`).join(", ");
+  part("heads").replaceChildren(head("Number"), head("Value"));
+  part("caption").textContent = "The numbers";
+  part("classes").replaceChildren(...rows.map(([name, value]) => row(name, short(value))));
+}
+
+async function showMask(picture, said) {
+  const rows = Object.entries(said.shares).filter(([, share]) => share > 0).sort((a, b) => b[1] - a[1]);
+  part("answer").textContent = rows.slice(0, 3).map(([name, share]) => `${name} ${percent(share)}`).join(", ");
+  part("heads").replaceChildren(head("Class"), head("Share of the pixels"));
+  part("caption").textContent = "The share of each class";
+  part("classes").replaceChildren(
+    ...rows.map(([name, share]) => row(name, percent(share), share, said.colours[name])));
+  part("look").textContent = "Show the mask";
+  const number = asked;
+  const blended = await blend(picture, said.mask).catch(() => null);
+  if (number !== asked || !blended) return;
+  looked = URL.createObjectURL(blended);
+  press(true);
+}
+
+const short = (value) => String(Number(value.toPrecision(5)));
+
+function head(name) {
+  const cell = document.createElement("th");
+  cell.scope = "col";
+  cell.textContent = name;
+  return cell;
+}
+
+function row(name, value, share, colour) {
+  const line = document.createElement("tr");
+  const label = document.createElement("th");
+  label.scope = "row";
+  if (colour) {
+    const patch = document.createElement("i");
+    patch.className = "patch";
+    patch.style.background = colour;
+    label.append(patch);
+  }
+  label.append(name);
+  const cell = document.createElement("td");
+  if (share !== undefined) {
+    const bar = document.createElement("div");
+    bar.className = "bar";
+    bar.style.width = `${100 * share}%`;
+    cell.append(bar);
+  }
+  const number = document.createElement("span");
+  number.textContent = value;
+  cell.append(number);
+  line.append(label, cell);
+  return line;
+}
+
+// The picture with its mask over it; the first class, which is black, stays as it is.
+async function blend(picture, address) {
+  const mask = new Image();
+  mask.src = address;
+  await mask.decode();
+  const below = await createImageBitmap(picture);
+  const scale = Math.min(1, MOST_PX / Math.max(mask.width, mask.height));
+  const [width, height] = [mask.width, mask.height].map((side) => Math.max(1, Math.round(side * scale)));
+  const canvas = new OffscreenCanvas(width, height);
+  const pen = canvas.getContext("2d", { willReadFrequently: true });
+  pen.imageSmoothingEnabled = false; // a class number between two others would be a third one
+  pen.drawImage(mask, 0, 0, width, height);
+  const pixels = pen.getImageData(0, 0, width, height);
+  for (let at = 0; at < pixels.data.length; at += 4) {
+    const black = !pixels.data[at] && !pixels.data[at + 1] && !pixels.data[at + 2];
+    pixels.data[at + 3] = black ? 0 : 140;
+  }
+  pen.putImageData(pixels, 0, 0);
+  pen.globalCompositeOperation = "destination-over";
+  pen.imageSmoothingEnabled = true;
+  pen.drawImage(below, 0, 0, width, height);
+  return canvas.convertToBlob();
+}
+
+function press(on) {
+  part("look").setAttribute("aria-pressed", String(on));
+  part("picture").src = on ? looked : shown;
+  part("picture").alt = !on ? "The picture you sent"
+    : answer ? `The picture in gray, red where the network looked for ${answer}`
+      : "The picture with the colour of its class on each pixel";
 }
 
 async function look() {
@@ -119,10 +206,7 @@ async function look() {
 part("look").addEventListener("click", async () => {
   const pressed = part("look").getAttribute("aria-pressed") === "true";
   if (!pressed && !looked && !(await look())) return;
-  part("look").setAttribute("aria-pressed", String(!pressed));
-  part("picture").src = pressed ? shown : looked;
-  part("picture").alt = pressed ? "The picture you sent"
-    : `The picture in gray, red where the network looked for ${answer}`;
+  press(!pressed);
 });
 
 part("file").addEventListener("change", (event) => {

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from toque import checks
 from toque.deploy.load import load
 from toque.deploy.predictor import Predictor, calibrated
 
@@ -55,6 +56,7 @@ class Reloading:
         # Looked at before loading: a file written meanwhile is then loaded once more, never missed.
         self._seen = self._signature()
         self.predictor = self._load()
+        self._kind = self.predictor.task
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -75,7 +77,13 @@ class Reloading:
                 continue
             self._seen = found
             try:
-                self.predictor = await asyncio.to_thread(self._load)
+                newer = await asyncio.to_thread(self._load)
+                if newer.task != self._kind:  # clients were told the shape of the answers
+                    raise checks.invalid(
+                        "serve", "the newer model", f"of {self._kind}, as the one before",
+                        newer.task, "Start the server anew.",
+                    )  # fmt: skip
+                self.predictor = newer
                 self._told(True, f"loaded {self._source} anew")
             except Exception as error:  # whatever a damaged file causes, the old model stays
                 self._told(False, f"{self._source} has changed and cannot be loaded: {error}")
