@@ -12,6 +12,7 @@ from toque import data
 from toque.data.masks import decode_mask
 from toque.random import Key
 from toque.train import tasks
+from toque.train.run_folder import kept, outcome
 from toque.train.steps.step import Step
 from toque.train.tasks import multilabel, regression, segmentation
 
@@ -244,6 +245,7 @@ def test_a_run_learns_and_is_read_back(tmp_path, task, metric, model, reached):
     assert page.count("Answered worst") == 1 and "Results one by one" in page
     assert page.count("<figure") >= 24 and "Confusion" not in page
     assert_answers(result, task, val, tmp_path)
+    assert_kept(result)
 
 
 def assert_answers(result, task, val, folder):
@@ -280,9 +282,23 @@ def assert_answers(result, task, val, folder):
             assert np.nanmean(segmentation.class_ious(counts[0])) == pytest.approx(
                 evaluation.ious[n], rel=1e-4
             )
-    for refuse in (deploy.load, deploy.export) if task != "multilabel" else ():
-        with pytest.raises(ValueError, match=f"got {task}. Ask it with toque predict"):
-            refuse(result.out)
+
+
+def assert_kept(result):
+    """The run keeps its answers: the same evaluation again, and how sure its metrics are."""
+    ended = outcome.read(result.out)
+    found, fingerprint = kept.read(result.out, ended.metrics, ended.loss)
+    assert type(found) is type(result.evaluation) and fingerprint
+    for name, value in result.evaluation.kept().items():
+        np.testing.assert_array_equal(found.kept()[name], value)
+    assert found.metrics == result.evaluation.metrics and found.loss == result.loss
+    assert found.table(result.classes) == result.evaluation.table(result.classes)
+    for name, value in result.evaluation.metrics.items():
+        sure = ended.intervals[name]
+        assert sure.value == pytest.approx(value, rel=1e-5)
+        assert sure.low <= value + 1e-6 and value - 1e-6 <= sure.high
+    first = found.shown[0]
+    assert f"{first.between(ended.intervals[first.key])} at 95" in result.report.read_text()
 
 
 class Killed(Exception):

@@ -28,10 +28,13 @@ def evaluate(
     settings, environment = read_run(Path(run))
     classes = environment["classes"]
     scores = found.scores(settings.seed)
+    intervals = {} if scores is not None else found.intervals(settings.seed)
     if as_json:
         answer = found.as_dict(classes)
         if scores is not None:
             answer["scores"] = scores.as_dict()
+        elif intervals:
+            answer["intervals"] = {name: one.as_dict() for name, one in intervals.items()}
         print(json.dumps(answer))
         return
     from rich.console import Console
@@ -44,4 +47,4 @@ def evaluate(
     Console().print(table)
     if scores is not None:
         print(f"macro F1 {scores.f1.percent()}\n{scores.calibration.sentence()}")
-    print(f"{found.summary(scores)} images")
+    print(f"{found.summary(scores, intervals)} images")

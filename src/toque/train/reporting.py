@@ -18,7 +18,7 @@ from toque.train.logs import clock
 from toque.train.logs.log import read_rows
 from toque.train.metrics import Answers, Scores, suspects
 from toque.train.run import Run
-from toque.train.run_folder import environment, folder, outcome
+from toque.train.run_folder import environment, folder, kept, outcome
 from toque.train.run_folder.folder import RunFolder, read_run
 from toque.train.run_folder.outcome import Outcome
 from toque.train.tasks import Evaluation
@@ -51,22 +51,23 @@ def conclude(
     `asked` are the settings before the unset ones were chosen.
     """
     scores = evaluation.scores(run.seed)
+    intervals = {} if scores is not None else evaluation.intervals(run.seed)
+    if scores is None:
+        kept.write(out.path, run.task, evaluation, recorded["data_fingerprint"])
     ended = Outcome(
         evaluation.loss, evaluation.accuracy, images_seen, seconds, durable.sha256(out.weights),
         sorted(_changed(asked)), notes, scores, evaluation.metrics,
-        evaluation.table(splits.classes) if scores is None else Table((), ()),
+        evaluation.table(splits.classes) if scores is None else Table((), ()), intervals,
     )  # fmt: skip
     outcome.write(out.path, ended, recorded["data_fingerprint"])
-    write_report(out.path, splits, evaluation)
+    write_report(out.path, splits)
     return scores
 
 
-def write_report(path: Path, splits: Splits | None, evaluation: Evaluation | None = None) -> Path:
+def write_report(path: Path, splits: Splits | None) -> Path:
     """Write report.html of a run folder from what it holds; return its path.
 
     Args:   splits: the images, for the pictures; None leaves them out
-            evaluation: of the run that just ended; answers other than classes are not kept, so
-            that without it there are no pictures of the worst of them
     Raises: FileNotFoundError: no run folder
     """
     # Imported here: Jinja and Pillow are needed by the report alone.
@@ -101,6 +102,7 @@ def write_report(path: Path, splits: Splits | None, evaluation: Evaluation | Non
         classes=classes,
         confusion=answers.confusion(len(classes)) if answers is not None else None,
         scores=ended.scores if ended else None,
+        intervals=ended.intervals if ended else {},
         measured=[one for one in kind.metrics if one.key != "accuracy"],
         table=ended.table if ended else None,
         signal=first_signal.read(path),
@@ -111,9 +113,10 @@ def write_report(path: Path, splits: Splits | None, evaluation: Evaluation | Non
     if splits is not None:
         advice = clock.advice(validations, run, splits.train, environment.num_cores())
         contents = replace(contents, advice=advice, augmented=_augmented(run, splits))
-        if evaluation is not None:
+        found = kept.read(path, ended.metrics, ended.loss) if ended is not None else None
+        if found is not None:
             _, pipeline = prepare.pipelines(run, splits, tasks.of(splits.train))
-            contents = replace(contents, worst=evaluation.worst_pictures(splits, pipeline))
+            contents = replace(contents, worst=found[0].worst_pictures(splits, pipeline))
         if answers is not None:
             contents = replace(contents, **_looked_at(splits, answers))
     report.write(path / folder.REPORT, contents)

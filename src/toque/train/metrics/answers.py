@@ -133,7 +133,7 @@ def write(folder: Path, answers: Answers, data_fingerprint: str) -> None:
 
 
 def read(folder: Path) -> tuple[Answers, str] | None:
-    """The answers of a run folder and the fingerprint of their data; None if it has none.
+    """The answers of a run folder and the fingerprint of their data; None if none of classes.
 
     Raises: ValueError: a file that is damaged, or not of this kind
     """
@@ -143,6 +143,8 @@ def read(folder: Path) -> tuple[Answers, str] | None:
     try:
         with safe_open(file, framework="np") as opened:
             about: dict[str, Any] = json.loads((opened.metadata() or {})["toque"])
+            if "task" in about:  # of labels, numbers or masks: see run_folder/kept.py
+                return None
             arrays = {name: opened.get_tensor(name) for name in _ARRAYS}
         answers = Answers(int(about["num_classes"]), **arrays)
         fingerprint = str(about["data_fingerprint"])

@@ -63,13 +63,16 @@ def resample(
         yield counts.reshape(rows, num_images).astype(np.float32)
 
 
-def bootstrap(statistic: Statistic, num_images: int, seed: int) -> list[Interval]:
+def bootstrap(
+    statistic: Statistic, num_images: int, seed: int, resamples: int = RESAMPLES
+) -> list[Interval]:
     """Some scores of N images with their percentile intervals.
 
     Args: statistic: scores as functions of how often each image counts: [R', N] -> [R', S]
     """
     values = statistic(np.ones((1, num_images), np.float32))[0]
-    drawn = np.concatenate([statistic(counts) for counts in resample(num_images, seed)])
+    counted = resample(num_images, seed, resamples)
+    drawn = np.concatenate([statistic(counts) for counts in counted])
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return [Interval(*map(float, ends)) for ends in zip(values, low, high, strict=True)]
 

@@ -6,14 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from toque import durable
 from toque.train import run as settings_of
 from toque.train.metrics import Interval, Scores, difference
+from toque.train.metrics.intervals import bootstrap
 from toque.train.report import axes, lines, over_time, template
+
+if TYPE_CHECKING:
+    from toque.train.tasks import Evaluation
 
 _COLOURS = 5
 MOST_RUNS = 2 * _COLOURS  # five colours, each also dashed
@@ -29,7 +33,9 @@ class Compared:
     rows:        of metrics.jsonl
     metrics:     the final ones, by name; empty for a run that has not finished
     loss:        the final one
-    scores:      with the answers, where there are any
+    scores:      with the answers, of a run on classes
+    answers:     of a run on labels, numbers or masks
+    intervals:   of the metrics of such a run, by name
     fingerprint: of the data
     seconds, images_seen: how long it took
     """
@@ -41,6 +47,8 @@ class Compared:
     metrics: Mapping[str, float] = field(default_factory=dict)
     loss: float | None = None
     scores: Scores | None = None
+    answers: Evaluation | None = None
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
     fingerprint: str = ""
     seconds: float | None = None
     images_seen: int | None = None
@@ -72,16 +80,58 @@ def render(runs: Sequence[Compared]) -> str:
 
 def verdicts(runs: Sequence[Compared]) -> list[str]:
     """Whether the best run is better than each other by more than the noise of the images."""
-    scored = [run for run in runs if run.scores is not None]
+    scored = [run for run in runs if run.scores is not None or run.answers is not None]
     if len(scored) < 2:
         return ["Fewer than two of these runs have kept answers, so no difference can be judged."]
-    best = max(scored, key=lambda run: run.scores.accuracy.value if run.scores else 0.0)
-    said = [verdict(best, run) for run in scored if run is not best]
+    if len({type(run.answers) for run in scored}) > 1:
+        return ["These runs learnt different tasks, so they cannot be compared image by image."]
+    best = max(scored, key=_score)
+    said = [
+        verdict(best, run) if run.scores is not None else verdict_of_task(best, run)
+        for run in scored
+        if run is not best
+    ]
     return [
         *said,
         "This is the noise of which images were validated on. Another seed changes a result too: "
         "to know by how much, train each with some seeds.",
     ]
+
+
+def _score(run: Compared) -> float:
+    if run.scores is not None:
+        return run.scores.accuracy.value
+    return run.answers.score if run.answers is not None else 0.0
+
+
+def verdict_of_task(best: Compared, other: Compared) -> str:
+    """One sentence about two runs on labels, numbers or masks, the better first."""
+    mine, theirs = best.answers, other.answers
+    assert mine is not None and theirs is not None
+    main = mine.main
+    ours, their = mine.statistic(), theirs.statistic()
+    same = best.fingerprint == other.fingerprint and np.array_equal(
+        np.sort(mine.indices), np.sort(theirs.indices)
+    )
+    if not same or ours is None or their is None:
+        values = [main.text(run.metrics[main.key]) for run in (best, other)]
+        return (
+            f"{best.name} ({main.label} {values[0]}) and {other.name} ({values[1]}) were validated "
+            "on other images or data: they cannot be compared image by image."
+        )
+    sign = 1 if main.higher else -1
+    found = bootstrap(
+        lambda counts: sign * (ours(counts)[:, :1] - their(counts)[:, :1]),
+        len(mine), 0, mine.resamples(),
+    )[0]  # fmt: skip
+    images = f"{len(mine):,} validation images"
+    if found.value == 0:
+        return f"{best.name} and {other.name} are equally good on these {images}."
+    way = "higher" if main.higher else "lower"
+    return (
+        f"{best.name} has a {way} {main.label} than {other.name} by {main.sure(found)}: "
+        f"{'more than' if found.low > 0 else 'within'} the noise of these {images}."
+    )
 
 
 def verdict(best: Compared, other: Compared) -> str:
@@ -115,8 +165,10 @@ def verdict(best: Compared, other: Compared) -> str:
 
 def _results(runs: Sequence[Compared]) -> dict[str, Any]:
     names = list(dict.fromkeys(name for run in runs for name in run.metrics if name != "accuracy"))
+    labels = {one.key: one.label for run in runs if run.answers for one in run.answers.shown}
     has_scores = any(run.scores for run in runs)
-    columns = ["Run", *(["Accuracy", "Macro F1"] if has_scores else []), *names,
+    columns = ["Run", *(["Accuracy", "Macro F1"] if has_scores else []),
+               *(labels.get(name, name) for name in names),
                "Loss", "Images seen", "Time", "Images a second"]  # fmt: skip
     rows = []
     for run in runs:
@@ -124,7 +176,7 @@ def _results(runs: Sequence[Compared]) -> dict[str, Any]:
         if has_scores:
             row += [_sure(run.scores.accuracy if run.scores else None),
                     _sure(run.scores.f1 if run.scores else None)]  # fmt: skip
-        row += [axes.compact(run.metrics[name]) if name in run.metrics else "–" for name in names]
+        row += [_metric(run, name) for name in names]
         speed = run.images_seen / run.seconds if run.images_seen and run.seconds else None
         row += [
             f"{run.loss:.4f}" if run.loss is not None else "–",
@@ -134,7 +186,18 @@ def _results(runs: Sequence[Compared]) -> dict[str, Any]:
         ]
         rows.append(row)
     caption = "With the range that holds 95 % of resamples of the validation images (bootstrap)."
-    return {"columns": columns, "rows": rows, "caption": caption if has_scores else ""}
+    sure = has_scores or any(run.intervals for run in runs)
+    return {"columns": columns, "rows": rows, "caption": caption if sure else ""}
+
+
+def _metric(run: Compared, name: str) -> str:
+    if name not in run.metrics:
+        return "–"
+    for metric in run.answers.shown if run.answers is not None else ():
+        if metric.key == name:
+            sure = run.intervals.get(name)
+            return metric.sure(sure) if sure is not None else metric.text(run.metrics[name])
+    return axes.compact(run.metrics[name])
 
 
 def _sure(found: Interval | None) -> str:
@@ -155,6 +218,7 @@ def _differing(runs: Sequence[Compared]) -> dict[str, Any] | None:
 def _charts(runs: Sequence[Compared], *, timed: bool) -> list[lines.Chart]:
     kinds: list[tuple[str, str, str, lines.Unit]] = [
         ("Validation accuracy", "val", "accuracy", "percent"),
+        *_measured(runs),
         ("Validation loss", "val", "loss", "number"),
         ("Training loss", "train", "loss", "number"),
     ]
@@ -174,6 +238,11 @@ def _charts(runs: Sequence[Compared], *, timed: bool) -> list[lines.Chart]:
             across = "seconds" if timed else "images"
             drawn.append(lines.draw(title, curves, unit=unit, cut_spikes=spikes, across=across))
     return [chart for chart in drawn if chart is not None]
+
+
+def _measured(runs: Sequence[Compared]) -> list[tuple[str, str, str, lines.Unit]]:
+    known = {one.key: one for run in runs if run.answers is not None for one in run.answers.shown}
+    return [(f"Validation {one.label}", "val", one.key, one.unit) for one in known.values()]
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> np.ndarray:

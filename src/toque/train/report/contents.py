@@ -13,7 +13,7 @@ import numpy as np
 
 from toque import checks
 from toque.models.signal import Signal
-from toque.train.metrics import Scores
+from toque.train.metrics import Interval, Scores
 
 if TYPE_CHECKING:
     from toque.train.tasks.task import Metric, Table
@@ -80,6 +80,7 @@ class ReportData:
              and `outcome`
              table: what was found for each class, label or number
              worst: pictures answered worst, with the answers
+             intervals: of those metrics, by key
              scores: with their intervals and the calibration
              advice: one sentence on what would make it faster
              signal: of the network before the first step
@@ -105,6 +106,7 @@ class ReportData:
     measured: Sequence[Metric] = ()
     table: Table | None = None
     worst: Sequence[Picture] = ()
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
     scores: Scores | None = None
     advice: str | None = None
     signal: Signal | None = None

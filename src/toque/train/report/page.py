@@ -101,13 +101,17 @@ def _context(data: ReportData) -> dict[str, Any]:
     return {
         "title": data.title,
         "notes": list(data.notes),
-        "tiles": [*_measured(outcome, data.measured), *_tiles(outcome, matrix, data.scores)],
+        "tiles": [*_measured(outcome, data), *_tiles(outcome, matrix, data.scores)],
         "charts": _charts(data.metrics, outcome.get("best_epoch"), data.measured),
         "epochs": _epochs(data.metrics),
         "shares": sections.shares(data.metrics),
         "over_time": over_time.charts(data.metrics),
         "advice": data.advice,
-        "sureness": sections.sureness(scores) if scores is not None else None,
+        "sureness": (
+            sections.sureness(scores)
+            if scores is not None
+            else sections.sureness_of(data.measured, data.intervals)
+        ),
         "calibration": (
             {
                 "says": scores.calibration.sentence(),
@@ -152,12 +156,18 @@ def _context(data: ReportData) -> dict[str, Any]:
 _TILED = ("accuracy", "loss", "best_epoch", "seconds", "images_seen")
 
 
-def _measured(outcome: Mapping[str, Any], measured: Sequence[Metric]) -> list[Tile]:
-    return [
-        Tile(metric.label[0].upper() + metric.label[1:], metric.text(value))
-        for metric in measured
-        if math.isfinite(value := _number(outcome, metric.key))
-    ]
+def _measured(outcome: Mapping[str, Any], data: ReportData) -> list[Tile]:
+    tiles = []
+    for metric in data.measured:
+        if math.isfinite(value := _number(outcome, metric.key)):
+            sure = data.intervals.get(metric.key)
+            more = f"{metric.between(sure)} at 95 % confidence" if sure is not None else ""
+            tiles.append(Tile(_capital(metric.label), metric.text(value), more))
+    return tiles
+
+
+def _capital(label: str) -> str:
+    return label[0].upper() + label[1:]
 
 
 def _tiles(
@@ -229,7 +239,7 @@ def _charts(
     right = [curve("Training", "train", "accuracy"), curve("Validation", "val", "accuracy")]
     others = [
         lines.draw(
-            metric.label[0].upper() + metric.label[1:], [curve("Validation", "val", metric.key)],
+            _capital(metric.label), [curve("Validation", "val", metric.key)],
             epoch_scale, unit=metric.unit, best_epoch=marked,
         )
         for metric in measured

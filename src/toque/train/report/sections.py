@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from toque.models.signal import Signal
-from toque.train.metrics import Scores, stages
+from toque.train.metrics import Interval, Scores, stages
 from toque.train.report import axes, lines
 from toque.train.report.contents import Doubtful
+
+if TYPE_CHECKING:
+    from toque.train.tasks.task import Metric
 
 _STAGES: dict[stages.Stage, str] = {
     "device": "computing",
@@ -58,6 +61,21 @@ def sureness(scores: Scores) -> list[dict[str, str]]:
             "range": f"{axes.percent(scores.calibration.ece_after)} at temperature "
             f"{scores.calibration.temperature:.3g}",
         },
+    ]
+
+
+def sureness_of(
+    measured: Sequence[Metric], intervals: Mapping[str, Interval]
+) -> list[dict[str, str]]:
+    """The table of scores of another task than classes."""
+    return [
+        {
+            "name": metric.label,
+            "value": metric.text(intervals[metric.key].value),
+            "range": metric.between(intervals[metric.key]),
+        }
+        for metric in measured
+        if metric.key in intervals
     ]
 
 

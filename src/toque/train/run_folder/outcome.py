@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from toque import checks, durable
-from toque.train.metrics import Scores, scores_of
+from toque.train.metrics import Interval, Scores, scores_of
 from toque.train.metrics import answers as answer_files
 from toque.train.run_folder import folder
 from toque.train.tasks.task import Table
@@ -32,6 +32,7 @@ class Outcome:
     scores:         with their intervals and the answers; None where the outputs are no classes
     metrics:        of the task, by name
     table:          of the task's classes, labels or numbers, where the scores do not say it
+    intervals:      of the metrics, by name, where the task is not one class for each
     """
 
     loss: float
@@ -44,6 +45,7 @@ class Outcome:
     scores: Scores | None
     metrics: Mapping[str, float]
     table: Table
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
@@ -56,6 +58,7 @@ def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
         "accuracy": outcome.accuracy,
         "metrics": dict(outcome.metrics),
         "table": {"columns": outcome.table.columns, "rows": outcome.table.rows},
+        "intervals": {name: one.as_dict() for name, one in outcome.intervals.items()},
         "images_seen": outcome.images_seen,
         "seconds": round(outcome.seconds, 3),
         "weights_sha256": outcome.sha256,
@@ -83,6 +86,7 @@ def read(path: Path) -> Outcome | None:
             tree["weights_sha256"], tree["given"], tree["notes"],
             scores_of(told, found[0]) if told and found else None, tree["metrics"],
             Table(**tree["table"]),
+            {name: Interval(**one) for name, one in tree.get("intervals", {}).items()},
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise checks.invalid(

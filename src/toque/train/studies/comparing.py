@@ -7,7 +7,7 @@ from pathlib import Path
 
 from toque import checks
 from toque.train.logs.log import read_rows
-from toque.train.run_folder import folder, outcome
+from toque.train.run_folder import folder, kept, outcome
 from toque.train.run_folder.folder import read_run
 
 
@@ -32,6 +32,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[str]:
     for path, name in zip(paths, names(paths), strict=True):
         run, recorded = read_run(path)
         ended = outcome.read(path)
+        answers = kept.read(path, ended.metrics, ended.loss) if ended else None
         runs.append(
             comparison.Compared(
                 name=name,
@@ -41,6 +42,8 @@ def compare(paths: Sequence[Path], out: Path) -> list[str]:
                 metrics=ended.metrics if ended else {},
                 loss=ended.loss if ended else None,
                 scores=ended.scores if ended else None,
+                answers=answers[0] if answers else None,
+                intervals=ended.intervals if ended else {},
                 fingerprint=str(recorded.get("data_fingerprint", "")),
                 seconds=ended.seconds if ended else None,
                 images_seen=ended.images_seen if ended else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from toque.models.answers import Softmax
-from toque.train.metrics import Scores, score
+from toque.train.metrics import Interval, Scores, score
 from toque.train.metrics.counting import num_correct
 from toque.train.tasks.task import Evaluation, Metric, Table, Tally, Task, percent
 
@@ -65,9 +65,11 @@ class ClassEvaluation(Evaluation):
             return None
         return score(self.indices, self.targets, self.probabilities, seed=seed)
 
-    def summary(self, scores: Scores | None = None) -> str:
+    def summary(
+        self, scores: Scores | None = None, intervals: Mapping[str, Interval] | None = None
+    ) -> str:
         if scores is None:
-            return super().summary()
+            return super().summary(None, intervals)
         return f"{scores.summary()}, loss {self.loss:.4f} on {len(self)}"
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:

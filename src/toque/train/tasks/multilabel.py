@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from toque import checks
 from toque.augment import Compose
 from toque.data import Splits
 from toque.models.answers import Sigmoid
+from toque.train.metrics.intervals import Statistic
+from toque.train.metrics.resampled import of_labels, resamples_for
 from toque.train.tasks.pictures import displayed
 from toque.train.tasks.task import Evaluation, Metric, Table, Tally, Task, percent
 
@@ -47,6 +49,13 @@ class Multilabel(Task):
     def tally(self) -> Tally:
         return _Tally()
 
+    @classmethod
+    def evaluation_of(
+        cls, kept: Mapping[str, npt.NDArray[Any]], loss: float, metrics: Mapping[str, float]
+    ) -> LabelsEvaluation:
+        arrays = (kept["indices"], kept["targets"].astype(np.float32), kept["probabilities"])
+        return LabelsEvaluation(loss, metrics, cls.metrics, *arrays)
+
 
 @dataclass(frozen=True, eq=False)
 class LabelsEvaluation(Evaluation):
@@ -58,6 +67,23 @@ class LabelsEvaluation(Evaluation):
 
     targets: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+
+    def statistic(self) -> Statistic:
+        order = np.argsort(self.indices)
+        return of_labels(self.probabilities[order], self.targets[order], THRESHOLD)
+
+    def resamples(self) -> int:
+        return resamples_for(self.targets.size)
+
+    def kept(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "indices": self.indices,
+            "targets": self.targets.astype(np.uint8),
+            "probabilities": self.probabilities,
+        }
+
+    def rows(self) -> Sequence[npt.NDArray[Any]]:
+        return self.targets, self.probabilities
 
     def worst_pictures(self, splits: Splits, pipeline: Compose | None) -> list[Picture]:
         from toque.train.report import Picture

@@ -16,6 +16,8 @@ from toque import data, losses
 from toque.augment import Compose
 from toque.data import Splits
 from toque.models.answers import Rescaled
+from toque.train.metrics.intervals import Statistic
+from toque.train.metrics.resampled import of_numbers
 from toque.train.tasks.multilabel import check_rows
 from toque.train.tasks.pictures import displayed
 from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task
@@ -86,6 +88,13 @@ class Regression(Task):
     def tally(self) -> Tally:
         return _Tally(self)
 
+    @classmethod
+    def evaluation_of(
+        cls, kept: Mapping[str, npt.NDArray[Any]], loss: float, metrics: Mapping[str, float]
+    ) -> NumbersEvaluation:
+        arrays = (kept["indices"], kept["targets"], kept["predictions"])
+        return NumbersEvaluation(loss, metrics, cls.metrics, *arrays)
+
 
 @dataclass(frozen=True, eq=False)
 class NumbersEvaluation(Evaluation):
@@ -96,6 +105,18 @@ class NumbersEvaluation(Evaluation):
 
     targets: npt.NDArray[np.float32]
     predictions: npt.NDArray[np.float32]
+
+    def statistic(self) -> Statistic:
+        order = np.argsort(self.indices)
+        return of_numbers(self.predictions[order], self.targets[order])
+
+    def kept(self) -> dict[str, npt.NDArray[Any]]:
+        return {
+            "indices": self.indices, "targets": self.targets, "predictions": self.predictions
+        }  # fmt: skip
+
+    def rows(self) -> Sequence[npt.NDArray[Any]]:
+        return self.targets, self.predictions
 
     def worst_pictures(self, splits: Splits, pipeline: Compose | None) -> list[Picture]:
         from toque.train.report import Picture

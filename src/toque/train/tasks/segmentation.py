@@ -6,7 +6,7 @@ Shape letters: B images, K classes, h w size of the outputs, H W size of the mas
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,8 @@ from toque.augment import Compose
 from toque.data import Splits
 from toque.data.targets import IGNORE_INDEX
 from toque.models.answers import Softmax
+from toque.train.metrics.intervals import Statistic
+from toque.train.metrics.resampled import of_masks
 from toque.train.optimisation.optimise import SMALL_IMAGE_PX
 from toque.train.tasks.pictures import overlay
 from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task, percent
@@ -65,6 +67,19 @@ class Segmentation(Task):
 
     def tally(self) -> Tally:
         return _Tally(self.num_outputs)
+
+    @classmethod
+    def evaluation_of(
+        cls, kept: Mapping[str, npt.NDArray[Any]], loss: float, metrics: Mapping[str, float]
+    ) -> MaskEvaluation:
+        worst = zip(
+            kept["worst_indices"].tolist(), kept["worst_ious"].tolist(), kept["worst_masks"],
+            strict=True,
+        )  # fmt: skip
+        return MaskEvaluation(
+            loss, metrics, cls.metrics, kept["indices"], kept["pixels"], kept["ious"],
+            kept["overlaps"], [Worst(*one) for one in worst],
+        )  # fmt: skip
 
 
 class PixelLoss:
@@ -140,12 +155,33 @@ class MaskEvaluation(Evaluation):
 
     pixels: [K, K] int64, pixels by true class (rows) and answer (columns), 255 left out
     ious:   [N] float32, of each image by itself: the mean over the classes it has or was given
+    overlaps: [N, 3, K] int64, for each image and class the pixels that have it and were given it,
+            that have it, that were given it
     worst:  the images of lowest IoU, the lowest first
     """
 
     pixels: npt.NDArray[np.int64]
     ious: npt.NDArray[np.float32]
+    overlaps: npt.NDArray[np.int64]
     worst: Sequence[Worst]
+
+    def statistic(self) -> Statistic:
+        return of_masks(self.overlaps[np.argsort(self.indices)])
+
+    def kept(self) -> dict[str, npt.NDArray[Any]]:
+        masks = [one.mask for one in self.worst]
+        return {
+            "indices": self.indices,
+            "pixels": self.pixels,
+            "ious": self.ious,
+            "overlaps": self.overlaps,
+            "worst_indices": np.array([one.index for one in self.worst], np.int64),
+            "worst_ious": np.array([one.iou for one in self.worst], np.float64),
+            "worst_masks": np.stack(masks) if masks else np.empty((0, 1, 1), np.uint8),
+        }
+
+    def rows(self) -> Sequence[npt.NDArray[Any]]:
+        return self.ious, self.overlaps
 
     def per_class(self) -> list[tuple[int, float]]:
         """For each class: how many pixels have it, and its IoU."""
@@ -180,6 +216,7 @@ class _Tally(Tally):
         self._pixels = np.zeros((num_classes, num_classes), np.int64)
         self._indices: list[npt.NDArray[np.int64]] = []
         self._ious: list[npt.NDArray[np.float64]] = []
+        self._overlaps: list[npt.NDArray[np.int64]] = []
         self._worst: list[tuple[float, int, npt.NDArray[np.uint8]]] = []
 
     def add(
@@ -192,6 +229,8 @@ class _Tally(Tally):
         ious = np.array([_mean(class_ious(one), none=np.nan) for one in counts])
         self._indices.append(indices)
         self._ious.append(ious)
+        each = (counts.diagonal(axis1=1, axis2=2), counts.sum(2), counts.sum(1))
+        self._overlaps.append(np.stack(each, axis=1))
         for number, (index, iou) in enumerate(zip(indices.tolist(), ious.tolist(), strict=True)):
             # The lowest stay: the heap gives up its largest, which the sign turns into its least.
             if np.isnan(iou):  # every pixel is marked 255
@@ -205,16 +244,15 @@ class _Tally(Tally):
             heapq.heapreplace(self._worst, one)
 
     def counted(self) -> tuple[Any, ...]:
-        return self._pixels, self._indices, self._ious, self._worst
+        return self._pixels, self._indices, self._ious, self._overlaps, self._worst
 
     def put(self, counted: Sequence[tuple[Any, ...]]) -> None:
-        pixels, indices, ious, worst = zip(*counted, strict=True)
+        pixels, indices, ious, overlaps, worst = zip(*counted, strict=True)
         self._pixels = np.sum(pixels, axis=0)
-        self._indices, self._ious, self._worst = (
-            list(chain.from_iterable(indices)),
-            list(chain.from_iterable(ious)),
-            [],
+        self._indices, self._ious, self._overlaps = (
+            list(chain.from_iterable(part)) for part in (indices, ious, overlaps)
         )
+        self._worst = []
         for one in list(chain.from_iterable(worst)):
             self._remember(one)
 
@@ -231,6 +269,7 @@ class _Tally(Tally):
             indices=np.concatenate(self._indices),
             pixels=self._pixels,
             ious=np.concatenate(self._ious).astype(np.float32),
+            overlaps=np.concatenate(self._overlaps),
             worst=[Worst(-index, -iou, mask) for iou, index, mask in worst],
         )
 

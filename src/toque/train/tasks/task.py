@@ -19,7 +19,8 @@ from torch import nn
 from toque import augment, checks, data, losses
 from toque.data.targets import Task as TaskName
 from toque.train.distributed.world import World
-from toque.train.metrics import Scores
+from toque.train.metrics import Interval, Scores
+from toque.train.metrics.intervals import RESAMPLES, Statistic, bootstrap
 from toque.train.optimisation.optimise import SMALL_IMAGE_PX
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ class Metric:
     def text(self, value: float) -> str:
         """ "91.20 %" or "0.3051"."""
         return f"{100 * value:.2f} %" if self.unit == "percent" else f"{value:.4g}"
+
+    def sure(self, found: Interval) -> str:
+        """ "91.2 % (90.0 to 92.4)" or "0.3051 (0.2811 to 0.3294)"."""
+        if self.unit == "percent":
+            return found.percent()
+        return f"{self.text(found.value)} ({self.between(found)})"
+
+    def between(self, found: Interval) -> str:
+        """ "90.0 to 92.4 %" or "0.2811 to 0.3294"."""
+        if self.unit == "percent":
+            return f"{100 * found.low:.1f} to {100 * found.high:.1f} %"
+        return f"{self.text(found.low)} to {self.text(found.high)}"
 
 
 @dataclass(frozen=True)
@@ -123,10 +136,43 @@ class Evaluation:
         """What the answers are worth and how sure that is; None where they name no classes."""
         return None
 
-    def summary(self, scores: Scores | None = None) -> str:
-        """ "accuracy 91.20 %, loss 0.3051 on 2000"; what is counted follows."""
-        known = [metric for metric in self.shown if metric.key in self.metrics]
-        said = [f"{metric.label} {metric.text(self.metrics[metric.key])}, " for metric in known]
+    def statistic(self) -> Statistic | None:
+        """The metrics in the order of `shown`, as a function of how often each image counts, images
+        by their index in the source; None where single images do not make them."""
+        return None
+
+    def resamples(self) -> int:
+        """How many resamples the intervals are made of."""
+        return RESAMPLES
+
+    def intervals(self, seed: int) -> dict[str, Interval]:
+        """How sure each metric is, by its key: a bootstrap over the images."""
+        statistic = self.statistic()
+        if statistic is None or not len(self):
+            return {}
+        found = bootstrap(statistic, len(self), seed, self.resamples())
+        return {metric.key: one for metric, one in zip(self.shown, found, strict=True)}
+
+    def kept(self) -> dict[str, npt.NDArray[Any]]:
+        """What the run keeps, so that the evaluation can be had again: see Task.evaluation_of."""
+        return {}
+
+    def rows(self) -> Sequence[npt.NDArray[Any]]:
+        """The arrays that have a row for each image."""
+        return ()
+
+    def summary(
+        self, scores: Scores | None = None, intervals: Mapping[str, Interval] | None = None
+    ) -> str:
+        """ "mean IoU 84.70 %, loss 0.3051 on 2000"; what is counted follows. With the intervals,
+        where they are given: "mean IoU 84.7 % (82.1 to 86.9), ..."."""
+        sure = intervals or {}
+        said = [
+            f"{one.label} "
+            f"{one.sure(sure[one.key]) if one.key in sure else one.text(self.metrics[one.key])}, "
+            for one in self.shown
+            if one.key in self.metrics
+        ]
         return f"{''.join(said)}loss {self.loss:.4f} on {len(self)}"
 
 
@@ -203,6 +249,16 @@ class Task(ABC):
     def score_of(cls, row: Mapping[str, Any]) -> float:
         """What a validation is worth, from its row in metrics.jsonl; more is better."""
         return score_of(cls.metrics[0], row)
+
+    @classmethod
+    def evaluation_of(
+        cls, kept: Mapping[str, npt.NDArray[Any]], loss: float, metrics: Mapping[str, float]
+    ) -> Evaluation | None:
+        """The evaluation of which `kept` was kept; None where this task keeps none.
+
+        Raises: KeyError, ValueError: other arrays
+        """
+        return None
 
     def details(self) -> dict[str, Any]:
         """What a weights file must say besides the classes: plain values."""
