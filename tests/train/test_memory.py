@@ -1,6 +1,7 @@
 """Out of memory, the plan under a limit, and that nothing grows."""
 
 import copy
+import dataclasses
 import gc
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from tests.train.test_fit import bits, network, train
 from tests.train.test_step import batch, built, labels, pixels, weights
 from toque import checks, layers, models
 from toque.models import memory as predicted
+from toque.train.optimisation import optimise
 from toque.train.run import Run
 from toque.train.steps import cutting, memory
+from toque.train.steps.predicting import Example, Prediction
 
 
 class Limited(nn.Module):
@@ -195,33 +198,134 @@ def test_sizes_are_read():
         memory.bytes_of("6 giga")
 
 
-def planned(limit, **changed):
+def prediction(net, run, num_images, channels=1, loss=cross_entropy):
+    size = run.image_size
+    example = Example(torch.zeros(2, channels, size, size), torch.zeros(2, dtype=torch.int64))
+    return Prediction(net, run, "float32", loss, example, num_images)
+
+
+def planned(limit, net, predicting=None, num_images=64):
+    run = resolved(batch_size=64, image_size=16, memory={"limit": limit})
+    predicting = predicting or prediction(net, run, num_images)
+    return memory.plan(predicting, run, net, num_images)
+
+
+def resolved(**changed):
+    run = Run(**changed)
+    filled = optimise.resolve_optimizer(run.optimizer, run.batch_size, run.image_size)
+    return run.changed(optimizer=filled.model_dump())
+
+
+def small_resnet():
     torch.manual_seed(0)
-    net = models.create("resnet10_small", num_classes=3, in_channels=1).train()
+    return models.create("resnet10_small", num_classes=3, in_channels=1).train()
+
+
+def blocks_in_a_row(norm=nn.Identity):
+    """Blocks that widen much and weigh little: checkpointing keeps a fraction."""
+    torch.manual_seed(0)
+
+    def block():
+        return nn.Sequential(
+            norm(4), nn.Conv2d(4, 16, 1), nn.GELU(), nn.Conv2d(16, 16, 1), nn.GELU(),
+            nn.Conv2d(16, 4, 1),
+        )  # fmt: skip
+
+    row = [block() for _ in range(4)]
+    return nn.Sequential(nn.Conv2d(1, 4, 1), *row, nn.Flatten(), nn.Linear(1024, 3)).train()
+
+
+def chosen(plan):
+    return plan.micro_batch, plan.keeping
+
+
+@pytest.fixture(scope="module", params=[nn.Identity, nn.BatchNorm2d])
+def descent(request):
+    """Every plan that lower and lower limits lead to, to the byte; and the last one's error."""
+    net = blocks_in_a_row(request.param)
     before = copy.deepcopy(net.state_dict())
-    run = Run(batch_size=32, image_size=16, memory={"limit": limit} if limit else {}, **changed)
-    found = memory.plan(net, run, [1, 16, 16])
+    predicting = prediction(net, resolved(batch_size=64, image_size=16), 64)
+    plans, refusal = [planned("9GiB", net, predicting)], ""
+    while not refusal:
+        assert planned(f"{plans[-1].peak_bytes}B", net, predicting) == plans[-1]
+        try:
+            plans.append(planned(f"{plans[-1].peak_bytes - 1}B", net, predicting))
+        except ValueError as error:
+            refusal = str(error)
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
-    assert not layers.is_saving_memory(net)
-    return found
+    assert not layers.is_saving_memory(net) and all("forward" not in vars(m) for m in net.modules())
+    return request.param is nn.BatchNorm2d, plans, refusal
 
 
-def test_the_plan_takes_the_cheapest_way_under_the_limit():
-    free = planned(None)
-    net = models.create("resnet10_small", num_classes=3, in_channels=1).train()
-    least = predicted.predict(net, [32, 1, 16, 16], optimizer="sgd").peak_bytes
-    assert least <= free.peak_bytes <= 1.2 * least
-    roomy = planned(f"{free.peak_bytes}B")
-    assert (roomy.micro_batch, roomy.save_memory) == (None, False)
-    saving = planned(f"{free.peak_bytes - 1}B")
-    assert (saving.micro_batch, saving.save_memory) == (None, True)
-    assert saving.peak_bytes < free.peak_bytes
-    parts = planned(f"{saving.peak_bytes - 1}B")
-    assert (parts.micro_batch, parts.save_memory) == (16, True)
-    assert "16 images at a time, activations made again in backward" in str(parts)
-    with pytest.raises(ValueError, match=r"memory.limit must be at least .* MiB for this model"):
-        planned("100KB")
-    assert planned(None, ema={"half_life_epochs": 1}).peak_bytes > free.peak_bytes
+def test_the_plan_takes_the_ways_in_the_order_of_their_time(descent):
+    batchnorm, plans, refusal = descent
+    peaks = [plan.peak_bytes for plan in plans]
+    assert peaks == sorted(set(peaks), reverse=True)
+    ways = [chosen(plan) for plan in plans]
+    assert ways[:2] == [(None, "all"), (None, "recompute")]
+    if batchnorm:  # smaller parts are other statistics: they come last, and never one image
+        assert ways[2] == (None, "checkpoint")
+        sizes = [images or 64 for images, _ in ways]
+        assert sizes == sorted(sizes, reverse=True) and sizes[-1] == 2
+    else:
+        order = [(None, "all"), (None, "recompute"), (32, "recompute"), (16, "recompute")]
+        order += [(size, "checkpoint") for size in (None, 32, 16, 8, 4, 2, 1)]
+        assert ways == [way for way in order if way in ways]
+        assert ways[2] == (32, "recompute") and ways[-1] == (1, "checkpoint")
+    smallest = memory.readable(peaks[-1])
+    assert f"memory.limit must be at least {smallest} for this model; got" in refusal
+
+
+def test_the_line_says_what_was_chosen_and_what_it_would_be_without(descent):
+    batchnorm, plans, _ = descent
+    free = memory.readable(plans[0].peak_bytes)
+    assert str(plans[0]) == f"{free} predicted with the whole batch at once"
+    said, size = str(plans[2]), memory.readable(plans[2].peak_bytes)
+    if batchnorm:
+        begins = f"{size} predicted with the whole batch at once, 4 blocks computed again in"
+    else:
+        begins = f"{size} predicted with 32 images at a time, activations made again in"
+    assert said.startswith(begins) and said.endswith(f" times the time; {free} without")
+
+
+def test_the_peak_is_that_of_a_step_of_the_run():
+    net, run = small_resnet(), resolved(batch_size=64, image_size=16)
+    least = predicted.predict(net, [64, 1, 16, 16], optimizer="sgd").peak_bytes
+    peak = prediction(net, run, 64).peak(64, "all")
+    assert least <= peak <= 1.05 * least
+    weights = sum(4 * p.numel() for p in net.parameters())
+    averaged = resolved(batch_size=64, image_size=16, ema={"half_life_epochs": 1})
+    assert prediction(net, averaged, 64).peak(64, "all") - peak == pytest.approx(weights, rel=0.05)
+    adam = resolved(batch_size=64, image_size=16, optimizer={"name": "adamw"})
+    assert prediction(net, adam, 64).peak(64, "all") - peak == pytest.approx(weights, rel=0.05)
+    assert prediction(copy.deepcopy(net).to("meta"), run, 64).peak(64, "all") == peak
+    unknown = resolved(batch_size=64, image_size=16, optimizer={"name": "soap"})
+    assert prediction(net, unknown, 64).peak(64, "all") > peak
+
+
+def test_checkpointing_changes_no_bit_of_a_run():
+    one, other = blocks_in_a_row(nn.BatchNorm2d), blocks_in_a_row(nn.BatchNorm2d)
+    for net in (one, other):
+        net[1].append(nn.Dropout(0.3))
+    plan = planned("9GiB", other)
+    blocks = prediction(other, resolved(batch_size=64, image_size=16), 64).blocks()
+    assert blocks == ("1", "2", "3", "4")
+    dataclasses.replace(plan, keeping="checkpoint", blocks=blocks).prepare(other, compiled=False)
+    for net in (one, other):
+        step = built(net.double(), cross_entropy, lr=0.1)
+        for number in range(3):
+            x = pixels(8, 1, 16, 16, seed=number)
+            step(batch(x, labels(8, seed=number)), 8 * number, 0.1)
+    assert torch.equal(weights(one), weights(other))
+
+
+def test_a_model_that_needs_numbers_to_run_is_told_so():
+    class Looking(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)) * (2 if x.sum() > 0 else 1)
+
+    with pytest.raises(ValueError, match=r"memory.limit must be unset for a model whose memory"):
+        planned("1GiB", Looking(256, 3).train())
 
 
 def test_fit_says_what_it_chose(tmp_path, capsys):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -28,7 +29,12 @@ def _handles(*functions: Any) -> Callable[[Handler], Handler]:
 
 
 def _is_tracked(value: Any) -> bool:
-    return type(value) is Tensor and value.requires_grad and value.is_floating_point()
+    return _is_plain(value) and value.requires_grad and value.is_floating_point()
+
+
+def _is_plain(value: Any) -> bool:
+    # FakeTensor: what the memory of a step is predicted with.
+    return type(value) is Tensor or isinstance(value, FakeTensor)
 
 
 _WITHOUT_COPY = {
@@ -230,7 +236,7 @@ class _Affine:
 @_handles(torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__)
 def _residual(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
     """A residual sum, where both sides are kept or can be made again; one such step in a row."""
-    if len(args) != 2 or kwargs or not all(type(a) is Tensor for a in args):
+    if len(args) != 2 or kwargs or not all(map(_is_plain, args)):
         return func(*args, **kwargs)
     a, b = args
     if a.shape != b.shape or a.dtype != b.dtype:

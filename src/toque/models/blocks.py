@@ -6,17 +6,15 @@ Shape letters: B batch, C channels, H W height and width.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
 from toque import checks
+from toque.layers import checkpointing
 from toque.models import shapes
 
 
@@ -197,32 +195,7 @@ class Checkpointed(nn.Module):
         self.body = body
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not torch.is_grad_enabled():
-            return cast(torch.Tensor, self.body(x))
-        if torch.compiler.is_compiling():
-            return cast(torch.Tensor, checkpoint(self.body, x, use_reentrant=False))
-        again = checkpoint(self.body, x, use_reentrant=False, context_fn=self._contexts)
-        return cast(torch.Tensor, again)
-
-    def _contexts(self) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-        return nullcontext(), _statistics_kept(self.body)
-
-
-@contextmanager
-def _statistics_kept(body: nn.Module) -> Iterator[None]:
-    norms = [m for m in body.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    counts = [None if count is None else count.clone() for _, count in before]
-    try:
-        for norm in norms:
-            # Not track_running_stats = False: the layer would then save other tensors than before.
-            norm.momentum = 0.0
-        yield
-    finally:
-        for norm, (momentum, tracked), count in zip(norms, before, counts, strict=True):
-            norm.momentum = momentum
-            if tracked is not None and count is not None:
-                tracked.copy_(count)
+        return cast(torch.Tensor, checkpointing.again(self.body, self.body, x))
 
 
 def _shortcut(body: nn.Module) -> nn.Module:

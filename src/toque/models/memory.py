@@ -76,7 +76,7 @@ def predict(
             checks.nearest(optimizer, OPTIMIZERS),
         )  # fmt: skip
     shapes.check(model, input_shape)
-    live = _Live()
+    live = Live()
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
         state = shapes.meta_state(model, "cpu")
@@ -100,8 +100,13 @@ def predict(
     return Memory(weights, gradients, states, live.peak)
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the storages that are alive, and remembers the most."""
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the storages that are alive, and remembers the most.
+
+    Example: >>> with FakeTensorMode(), Live() as live:
+             ...     step()
+             >>> live.peak
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -92,7 +92,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         run.nonfinite, run.batch_size, name_of=splits.train.name, warn=warn,
         scaled=precision.name == "float16",
     )  # fmt: skip
-    step = parts.build_step(run, splits, network, training_loss, precision, world, shown.say)
+    step = parts.build_step(
+        run, splits, training_pipeline, network, training_loss, precision, world, shown.say
+    )
     step.warn = warn
     fingerprint = environment.fingerprint(device) | {"precision": precision.name}
     fingerprint |= preparing.fingerprint(run, world)

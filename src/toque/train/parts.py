@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Generator
 
 from torch import nn
 
-from toque import augment, data, layers
+from toque import augment, data
 from toque.data import Batch, Splits
 from toque.models.ema import EMA
 from toque.train import prepare
@@ -19,6 +20,7 @@ from toque.train.run import Run
 from toque.train.steps import memory
 from toque.train.steps.mixing import Mixing
 from toque.train.steps.precision import Precision
+from toque.train.steps.predicting import Example, Prediction
 from toque.train.steps.step import Step
 
 
@@ -33,6 +35,7 @@ def total_images(run: Run, splits: Splits) -> int:
 def build_step(
     run: Run,
     splits: Splits,
+    pipeline: augment.Compose | None,
     network: nn.Module,
     loss: Loss,
     precision: Precision,
@@ -41,14 +44,16 @@ def build_step(
 ) -> Step:
     """The step of this rank: optimisers, average, mixing, freezing, clipping, exchange."""
     num_images = len(splits.train)
-    micro_batch, offload = run.memory.micro_batch, False
+    offload = False
     if run.memory.limit is not None:
-        assert run.image_size is not None, "resolved settings have one"
-        planned = memory.plan(network, run, [splits.channels, run.image_size, run.image_size])
-        micro_batch, offload = planned.micro_batch, planned.offload
-        if planned.save_memory:
-            layers.save_memory(network, compiled=run.compile)
+        planned = world.first_does(
+            lambda: _plan(run, splits, pipeline, network, loss, precision, world),
+            "the plan under memory.limit",
+        )
         say(f"memory.limit {run.memory.limit}: {planned}")
+        planned.prepare(network, compiled=run.compile)
+        settings = {"limit": run.memory.limit, "micro_batch": planned.micro_batch}
+        run, offload = run.changed(memory=settings), planned.offload
     half_life_images = run.ema.half_life_epochs * num_images
     mixed = run.mix.mixup or run.mix.cutmix
     return Step(
@@ -57,7 +62,7 @@ def build_step(
         optimise.build(run, network, precision.device),
         seed=run.seed,
         precision=precision,
-        micro_batch=micro_batch,
+        micro_batch=run.memory.micro_batch,
         offload=offload,
         compile_network=run.compile,
         clip=run.clip,
@@ -67,6 +72,26 @@ def build_step(
         sam=run.optimizer.sam,
         exchange=preparing.exchange(run, world, network, loss),
     )
+
+
+def _plan(
+    run: Run,
+    splits: Splits,
+    pipeline: augment.Compose | None,
+    network: nn.Module,
+    loss: Loss,
+    precision: Precision,
+    world: World,
+) -> memory.Plan:
+    """How a step of one of these ranks stays under `memory.limit`."""
+    two = run.changed(batch_size=2, threads=1, workers=0)
+    with contextlib.closing(train_batches(two, splits, pipeline, 0, 2, World())) as batches:
+        batch = next(batches)
+    shards = run.distributed.virtual_shards or world.size
+    num_images = -(-run.batch_size // shards)
+    example = Example(batch.images, batch.targets)
+    prediction = Prediction(network, run, precision.name, loss, example, num_images)
+    return memory.plan(prediction, run, network, num_images)
 
 
 def train_batches(

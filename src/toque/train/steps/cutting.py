@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 
 def cut(num_images: int, part_images: int) -> list[slice]:
     """The parts, of `part_images` each and the last one smaller if need be.
@@ -27,3 +29,9 @@ def smaller(num_images: int, part_images: int, least: int) -> int | None:
         if min(part.stop - part.start for part in cut(num_images, size)) >= least:
             return size
     return None
+
+
+def least_part(network: nn.Module) -> int:
+    """The fewest images that may be a part by themselves: two where BatchNorm is training."""
+    kind = nn.modules.batchnorm._BatchNorm
+    return 2 if any(isinstance(m, kind) and m.training for m in network.modules()) else 1

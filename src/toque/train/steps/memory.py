@@ -1,50 +1,83 @@
 """The memory of a step: predicted before the first one, kept under a limit, and what to do without.
 
-A limit is met by what costs least: first `layers.save_memory` (the same gradients, a few per cent
-of time), then smaller parts of a batch, and on a GPU at last saved tensors in host memory.
-Checkpointing whole blocks is not chosen: it runs BatchNorm's statistics twice.
+What a limit can be met by, with the time of a step as measured (benchmarks/RESULTS.md, "memory"):
+
+everything is kept                        x1
+save_memory: cheap tensors made again     x1.05    the same gradients
+smaller parts of a batch                  x1.0 .. 1.1 while a part has 16 images, then more
+checkpointing: whole blocks made again    x1.3     the same gradients
+saved tensors in the host's memory, GPU   x2 and more
+
+The cheapest that fits is taken, so they are tried in that order. Where BatchNorm is training,
+smaller parts are other statistics, and so another result: what keeps the parts large comes first.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from toque import checks, layers
-from toque.models import memory
+from toque.layers import checkpointing
+from toque.train.distributed import sharding
 from toque.train.run import Run
-from toque.train.steps.statistics import Statistics
+from toque.train.steps import cutting
+from toque.train.steps.predicting import Keeping, Prediction
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-# What is not seen: a kernel's own workspace, the allocator's rounding.
+# What is not seen: what a kernel takes for itself, the allocator's rounding.
 _RESERVE = 1.1
+_FULL_PART = 16  # images that still keep a device busy
+_TIME = {"recompute": 1.05, "checkpoint": 1.3}
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a step is run, and the most memory that it is predicted to hold.
 
-    micro_batch: images at a time; None: all
+    micro_batch:   images at a time; None: all
+    keeping:       for backward: "all", "recompute" (save_memory) or "checkpoint" (whole blocks)
+    offload:       saved tensors lie in the host's memory
+    blocks:        names of the blocks that are computed again
+    peak_bytes:    so; free_bytes: with everything kept and the whole batch at once
     """
 
     micro_batch: int | None
-    save_memory: bool
+    keeping: Keeping
     offload: bool
+    blocks: tuple[str, ...]
     peak_bytes: int
+    free_bytes: int
+
+    def prepare(self, network: nn.Module, *, compiled: bool) -> None:
+        """Let the network keep for backward what was planned."""
+        if self.keeping == "recompute":
+            layers.save_memory(network, compiled=compiled)
+        if self.keeping == "checkpoint":
+            checkpointing.checkpoint_blocks(network, self.blocks)
 
     def __str__(self) -> str:
         means = [
             "the whole batch at once"
             if self.micro_batch is None
             else f"{self.micro_batch} images at a time",
-            *(["activations made again in backward"] if self.save_memory else []),
+            *(["activations made again in backward"] if self.keeping == "recompute" else []),
+            *(
+                [f"{len(self.blocks)} blocks computed again in backward"]
+                if self.keeping == "checkpoint"
+                else []
+            ),
             *(["saved tensors in the host's memory"] if self.offload else []),
         ]
-        return f"{readable(self.peak_bytes)} predicted with {', '.join(means)}"
+        said = f"{readable(self.peak_bytes)} predicted with {', '.join(means)}"
+        if self.peak_bytes == self.free_bytes:
+            return said
+        slower = f", in about {_TIME[self.keeping]} times the time" if self.keeping != "all" else ""
+        return f"{said}{slower}; {readable(self.free_bytes)} without"
 
 
 def bytes_of(text: str) -> int:
@@ -65,88 +98,81 @@ def readable(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def plan(network: nn.Module, run: Run, image_shape: Sequence[int]) -> Plan:
-    """What a run's step needs, or the cheapest way to keep it under `memory.limit`.
+def plan(prediction: Prediction, run: Run, network: nn.Module, num_images: int) -> Plan:
+    """The cheapest way to keep a rank's step of `num_images` images under `memory.limit`.
 
-    Two steps of the network are run on fake tensors, and its forward on two real images, of
-    [C, H, W]; it and its statistics are left as they were.
-
-    Raises: ValueError: nothing keeps it under the limit
+    Raises: ValueError: nothing does, or the network cannot be looked at without numbers
     """
-    costs = _Costs.of(network, run, image_shape)
-    whole = run.memory.micro_batch or run.batch_size
-    if run.memory.limit is None:
-        return Plan(run.memory.micro_batch, False, False, costs.peak(whole, False, False))
+    assert run.memory.limit is not None
+    if sharding.is_sharded(network):
+        raise checks.invalid(
+            "run.toml", "memory.limit", f"unset with {run.distributed.strategy}", run.memory.limit,
+            "Set memory.micro_batch instead; toque plan predicts what a rank holds.",
+        )  # fmt: skip
     limit = bytes_of(run.memory.limit)
-    for images, saving, offload in _ways(whole, next(network.parameters()).device):
-        peak = costs.peak(images, saving, offload)
-        if peak <= limit:
-            micro_batch = run.memory.micro_batch if images == whole else images
-            return Plan(micro_batch, saving, offload, peak)
-    least = readable(costs.peak(1, True, False))
+    given = min(run.memory.micro_batch or num_images, num_images)
+    try:
+        free = _reserved(prediction.peak(given, "all"))
+        least = free
+        for images, keeping, offload in _ways(network, run, given, prediction):
+            peak = _reserved(prediction.peak(images, keeping, offload))
+            least = min(least, peak)
+            if peak <= limit:
+                micro_batch = run.memory.micro_batch if images == given else images
+                blocks = prediction.blocks() if keeping == "checkpoint" else ()
+                return Plan(micro_batch, keeping, offload, blocks, peak, free)
+    except RuntimeError as error:
+        raise checks.invalid(
+            "run.toml", "memory.limit", "unset for a model whose memory cannot be predicted",
+            f"{run.memory.limit} ({str(error).splitlines()[0]})",
+            "Set memory.micro_batch instead: parts are halved when memory runs out.",
+        ) from error  # fmt: skip
     raise checks.invalid(
-        "run.toml", "memory.limit", f"at least {least} for this model",
+        "run.toml", "memory.limit", f"at least {readable(least)} for this model",
         run.memory.limit, "Raise it, or choose a smaller model or image_size.",
     )  # fmt: skip
 
 
-def _ways(whole: int, device: torch.device) -> Iterator[tuple[int, bool, bool]]:
-    """(images at a time, save_memory, offload), the cheapest first."""
-    yield whole, False, False
-    images = whole
-    while images >= 1:
-        yield images, True, False
-        images = images // 2 if images > 1 else 0
-    if device.type == "cuda":
-        yield 1, True, True
+def _reserved(peak: int) -> int:
+    return round(_RESERVE * peak)
 
 
-@dataclass(frozen=True)
-class _Costs:
-    """Bytes that stay, bytes for each image, and the share that save_memory leaves of those."""
-
-    stays: float
-    fixed: float
-    image: float
-    saving: float
-
-    @classmethod
-    def of(cls, network: nn.Module, run: Run, image_shape: Sequence[int]) -> _Costs:
-        optimizer = "sgd" if run.optimizer.name == "sgd" else "adamw"
-        few, many = 2, max(4, run.memory.micro_batch or run.batch_size)
-        low, high = (
-            memory.predict(network, [count, *image_shape], optimizer=optimizer)
-            for count in (few, many)
-        )
-        image = (high.activations_bytes - low.activations_bytes) / (many - few)
-        # Beside what `predict` counts: the statistics kept aside, the average, the climb of SAM.
-        weights = sum(p.numel() * p.element_size() for p in network.parameters())
-        extra = 4 * sum(b.numel() * b.element_size() for b in network.buffers())
-        extra += weights * (bool(run.ema.half_life_epochs) + bool(run.optimizer.sam))
-        stays = low.weights_bytes + low.gradients_bytes + low.optimizer_bytes + extra
-        fixed = max(0.0, low.activations_bytes - few * image)
-        return cls(stays, fixed, image, _share_kept(network, image_shape))
-
-    def peak(self, images: int, saving: bool, offload: bool) -> int:
-        each = 0.0 if offload else self.image * (self.saving if saving else 1.0)
-        return round(_RESERVE * (self.stays + self.fixed + images * each))
+def _ways(
+    network: nn.Module, run: Run, given: int, prediction: Prediction
+) -> Iterator[tuple[int, Keeping, bool]]:
+    """(images at a time, what is kept, offload), the cheapest first."""
+    # Shards that ranks divide among themselves are not cut again; a compiler recomputes by itself.
+    sizes = (
+        [given] if run.distributed.virtual_shards else _sizes(given, cutting.least_part(network))
+    )
+    blocks = () if run.compile else prediction.blocks()
+    yield given, "all", False
+    if least > 1:
+        for images in sizes:
+            yield images, "recompute", False
+            if blocks:
+                yield images, "checkpoint", False
+    else:
+        large = [images for images in sizes if images == given or images >= _FULL_PART]
+        for images in large:
+            yield images, "recompute", False
+        for images in sizes if blocks else ():
+            yield images, "checkpoint", False
+        for images in sizes[len(large) :]:
+            yield images, "recompute", False
+    if next(network.parameters()).device.type == "cuda":
+        for images in sizes:
+            yield images, "recompute", True
 
 
-def _share_kept(network: nn.Module, image_shape: Sequence[int]) -> float:
-    """What save_memory leaves of the saved bytes, measured on two images."""
-    first = next(network.parameters())
-    images = torch.zeros(2, *image_shape, device=first.device, dtype=first.dtype)
-    statistics = Statistics(network)
-    statistics.keep()
-    had = layers.is_saving_memory(network)
-    try:
-        plain = layers.saved_bytes(layers.keep_activations(network), images)
-        saving = layers.saved_bytes(layers.save_memory(network), images)
-    finally:
-        statistics.restore()
-        if not had:
-            layers.keep_activations(network)
-    return min(1.0, saving / max(plain, 1))
+def _sizes(given: int, least: int) -> list[int]:
+    """The parts of a batch, from all images to the fewest that may be alone."""
+    sizes: list[int] = []
+    images = given
+    while images >= 1 and (images >= least or not sizes):
+        sizes.append(images)
+        images //= 2
+    return sizes
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -168,12 +194,6 @@ def not_alike(network: nn.Module) -> str:
         if any(isinstance(module, kind) for module in network.modules())
     ]
     return " and ".join(found)
-
-
-def least_part(network: nn.Module) -> int:
-    """The fewest images that may be a part by themselves: two where BatchNorm is training."""
-    kind = nn.modules.batchnorm._BatchNorm
-    return 2 if any(isinstance(m, kind) and m.training for m in network.modules()) else 1
 
 
 def explained(error: ValueError, num_images: int) -> ValueError | None:

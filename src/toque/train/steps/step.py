@@ -180,7 +180,7 @@ class Step:
     def _halve(self, num_images: int, images_seen: int) -> None:
         """Undo what a pass did, and take parts of half the size from now on."""
         before = min(self.micro_batch or num_images, num_images)
-        least = memory.least_part(self.network)
+        least = cutting.least_part(self.network)
         after = cutting.smaller(num_images, before, least)
         if after is None:
             needed = "one image" if least == 1 else "two images, as BatchNorm needs,"

@@ -121,7 +121,7 @@ def replay(
     network = prepare.build_model(run, splits, own, task, device)
     training_loss, _ = prepare.build_losses(run, own, task)
     rate = schedule(run, total_images)
-    taken = parts.build_step(run, splits, network, training_loss, precision, world)
+    taken = parts.build_step(run, splits, pipeline, network, training_loss, precision, world)
 
     state, notes = _newest_before(path / "checkpoints", start)
     if state is not None:

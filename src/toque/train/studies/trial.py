@@ -58,7 +58,8 @@ def trial(run: Run, own: Own | None = None) -> Iterator[Trial]:
     precision, world = Precision(run.precision, device), World()
     network = prepare.build_model(run, splits, own, task, device)
     training_loss, _ = prepare.build_losses(run, own, task)
-    step = parts.build_step(run, splits, network, training_loss, precision, world)
+    pipeline, _ = prepare.pipelines(run, splits, task)
+    step = parts.build_step(run, splits, pipeline, network, training_loss, precision, world)
     with precision.in_force(), preparing.steady_threads(run, device):
         network.train()
         rate = schedule(run, parts.total_images(run, splits))
