@@ -181,7 +181,7 @@ class _BatchNorm:
     ) -> Tensor:
         whole = (running_mean, running_var, weight, bias, training, momentum, eps)
         fits = input.device.type == "cpu" and input.dtype == torch.float32
-        if not training or not fits or type(input) is not Tensor or input.numel() == 0:
+        if not training or not fits or not _is_plain(input) or input.numel() == 0:
             out: Tensor = self.func(input, *whole)
             self._learn_slowly(out, input, whole)
             return out
@@ -204,7 +204,7 @@ class _BatchNorm:
 
     def _learn_slowly(self, out: Tensor, input: Tensor, whole: tuple[Any, ...]) -> None:  # noqa: A002
         """Elsewhere the statistics are computed again too, and the running ones left alone."""
-        if not _is_tracked(out) or type(input) is not Tensor:
+        if not _is_tracked(out) or not _is_plain(input):
             return
         mean, var, weight, bias, training, _, eps = whole
         source = self.watch.source(input)
