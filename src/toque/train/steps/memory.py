@@ -142,9 +142,8 @@ def _ways(
 ) -> Iterator[tuple[int, Keeping, bool]]:
     """(images at a time, what is kept, offload), the cheapest first."""
     # Shards that ranks divide among themselves are not cut again; a compiler recomputes by itself.
-    sizes = (
-        [given] if run.distributed.virtual_shards else _sizes(given, cutting.least_part(network))
-    )
+    least = cutting.least_part(network)
+    sizes = [given] if run.distributed.virtual_shards else _sizes(given, least)
     blocks = () if run.compile else prediction.blocks()
     yield given, "all", False
     if least > 1:
