@@ -38,6 +38,7 @@ def train(
 
     Example: toque train photos/ --set epochs=20 --set model=resnet18
     """
+    from toque import checks
     from toque.train import run as settings_of
 
     if data is not None and data.endswith(".toml"):
@@ -46,6 +47,11 @@ def train(
 
     from toque.train.distributed import LostRank, joining, launch
 
+    if restarts and devices is None:
+        raise checks.invalid(
+            "train", "--restarts", "given with --devices", restarts,
+            "Add --devices 1 or more; torchrun has --max-restarts.",
+        )  # fmt: skip
     if devices is not None and not joining.is_one_of_several():
         raise SystemExit(launch.local(devices, ["-m", "toque", *sys.argv[1:]], restarts=restarts))
     launch.die_with_launcher()

@@ -81,28 +81,30 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     preparing.check(run, world)
     device = prepare.pick_device(run.device, world.local_rank)
     training_pipeline, validation_pipeline = prepare.pipelines(run, splits, task)
+    precision = Precision(run.precision, device)
+    fingerprint = environment.fingerprint(device) | {"precision": precision.name}
+    fingerprint |= preparing.fingerprint(run, world)
+    recorded = prepare.record(splits, fingerprint)
+    # Before the model: ranks with other models could not even exchange its first weights.
+    differing = distributed.check_same(world, settings.identity(run), recorded)
     network = preparing.place(run, world, prepare.build_model(run, splits, own, task, device))
     training_loss, validation_loss = prepare.build_losses(run, own, task)
     num_images, total_images = len(splits.train), parts.total_images(run, splits)
     rate = schedule(run, total_images)
-    precision = Precision(run.precision, device)
     early = EarlyStop(run.stop)
     window = Window(task.counts_right, world)
     trouble = NonFinite(
         run.nonfinite, run.batch_size, name_of=splits.train.name, warn=warn,
         scaled=precision.name == "float16",
+        world=world,
     )  # fmt: skip
     step = parts.build_step(
         run, splits, training_pipeline, network, training_loss, precision, world, shown.say
     )
     step.warn = warn
-    fingerprint = environment.fingerprint(device) | {"precision": precision.name}
-    fingerprint |= preparing.fingerprint(run, world)
-    recorded = prepare.record(splits, fingerprint)
-    distributed.check_same(world, settings.identity(run), recorded)
     now = Standing(step, window, early, trouble, fingerprint)
     validate = Validation(run, splits, validation_pipeline, task, validation_loss, precision, world)
-    for note in (*splits.notes, *preparing.notes(run, world, network)):
+    for note in (*splits.notes, *differing, *preparing.notes(run, world, network)):
         warn(note)
     images = Inventory(splits)
     opened = folder.opened(run, recorded, images) if world.first else folder.elsewhere(run)

@@ -11,9 +11,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from toque import checks
+from toque.train.distributed.world import ALONE, World
 from toque.train.logs.log import Settled
 from toque.train.run import NonFiniteSettings
 
@@ -31,6 +33,7 @@ class NonFinite:
           name_of: what an image is called, by its index
           warn: where each skipped step is told, the first ten of them
           scaled: a float16 loss scale is at work, whose overflows are no trouble
+          world: its ranks judge the same steps together, and name the images of all
     """
 
     def __init__(
@@ -41,12 +44,14 @@ class NonFinite:
         name_of: Callable[[int], str],
         warn: Callable[[str], None],
         scaled: bool = False,
+        world: World = ALONE,
     ) -> None:
         self._settings = settings
         self._batch_size = batch_size
         self._name_of = name_of
         self._warn = warn
         self._scaled = scaled
+        self._world = world
         self._told = 0
         self._overflows = 0
         self._roll_backs = 0
@@ -129,11 +134,15 @@ class NonFinite:
     def _images(self, one: Settled) -> str:
         """The images whose own outputs are no numbers; all of the batch where that does not say."""
         indices, outputs = one.outcome.indices, one.outcome.outputs
-        which = "images"
+        own = np.zeros(len(indices), dtype=bool)
         if len(outputs) == len(indices):
             own = ~torch.isfinite(outputs).flatten(1).all(1).cpu().numpy()
-            if 0 < own.sum() < len(indices):
-                indices, which = indices[own], "images without a number"
+        rows = np.stack([indices, own], axis=1)
+        rows = self._world.gather_rows(rows, "the images of a step without a number")
+        indices, own = rows[:, 0], rows[:, 1] != 0
+        which = "images"
+        if 0 < own.sum() < len(indices):
+            indices, which = indices[own], "images without a number"
         names = [self._name_of(int(index)) for index in indices[:_NAMED]]
         more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
         return f"{which}: {', '.join(names)}{more}"

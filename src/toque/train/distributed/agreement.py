@@ -12,33 +12,69 @@ import torch
 from toque import checks
 from toque.train.distributed.world import World
 
+_DATA = (
+    "data_fingerprint", "train_images", "val_images", "left_out_images", "channels", "classes"
+)  # fmt: skip
+_ENGINE = ("torch", "toque", "device", "precision")
+_FIX = {
+    "settings": "Give every rank the same command.",
+    "data": "Give every rank the same images.",
+    "engine": "Install the same versions, on hosts of one kind.",
+}
 
-def check_same(world: World, settings: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raise ValueError on every rank if one has other settings or other data; both are named.
 
-    Args: settings: flat and resolved; data: what the record of the run says of the data
+def check_same(
+    world: World, settings: Mapping[str, Any], recorded: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Raise ValueError on every rank if one has other settings, data or versions; both are named.
+
+    Args:    settings: flat and resolved
+             recorded: what the record of the run says of data and environment
+    Returns: what a person should know of hosts that differ otherwise, which is allowed
     """
     if world.alone:
-        return
-    mine = {"settings": dict(settings), "data": dict(data)}
-    digest = hashlib.sha256(json.dumps(mine, sort_keys=True, default=str).encode()).hexdigest()
-    digests = world.objects(digest, "the comparison of settings and data")
-    other = next((rank for rank, one in enumerate(digests) if one != digests[0]), None)
-    if other is None:
-        return
+        return ()
+    mine = {
+        "settings": dict(settings),
+        "data": {name: recorded.get(name) for name in _DATA},
+        "engine": {name: recorded.get(name) for name in _ENGINE},
+        "host": {n: value for n, value in recorded.items() if n not in (*_DATA, *_ENGINE)},
+    }
     every = world.objects(mine, "the comparison of settings and data")
-    told = [
-        f"{name}: {every[0][kind].get(name)} on rank 0, {every[other][kind].get(name)} on rank "
-        f"{other}"
-        for kind in ("settings", "data")
-        for name in sorted(every[0][kind].keys() | every[other][kind].keys())
-        if every[0][kind].get(name) != every[other][kind].get(name)
-    ]
-    raise checks.InvalidValue(
-        f"distributed: all ranks must train the same run; got other settings or data on rank "
-        f"{other} (sha256 {digests[0][:12]} and {digests[other][:12]}: {'; '.join(told)}). "
-        "Give every rank the same command and the same images."
-    )
+    for kind in mine:
+        first = every[0][kind]
+        rank = next((rank for rank, one in enumerate(every) if one[kind] != first), None)
+        if rank is None:
+            continue
+        other = every[rank][kind]
+        told = "; ".join(
+            f"{name}: {_short(first.get(name))} on rank 0, {_short(other.get(name))} on rank {rank}"
+            for name in sorted(first.keys() | other.keys())
+            if first.get(name) != other.get(name)
+        )
+        if kind == "host":
+            return (
+                f"the ranks' hosts differ ({told}): bits repeat only with every rank on a host "
+                "like now",
+            )
+        raise checks.InvalidValue(
+            f"distributed: all ranks must train the same run; got other {kind} on rank {rank} "
+            f"(sha256 {_digest(first)} and {_digest(other)}: {told}). {_FIX[kind]}"
+        )
+    return ()
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _short(value: Any) -> str:
+    """A value as a sentence can hold it: a hash by its beginning, a long list by its length."""
+    if isinstance(value, list) and len(value) > 8:
+        return f"{len(value)} of them"
+    text = str(value)
+    return text[:12] if len(text) == 64 else text
 
 
 class Decisions:

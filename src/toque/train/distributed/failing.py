@@ -9,20 +9,21 @@ by the signs of life that each leaves in the store: what it does, and whether it
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import torch
-
 from toque import checks
-from toque.train.distributed import joining
+from toque.train.distributed import joining, recorder
 from toque.train.distributed.world import World
+from toque.train.steps import memory
 from toque.train.stop import Stopped
 
 if TYPE_CHECKING:
@@ -33,10 +34,11 @@ _SILENT_S = 5.0  # without a sign of life for so long, a process is not running
 _GRACE_S = 5.0  # in which a rank ends by itself once another has failed
 _HEAR_S = 2.0  # for the others to learn that rank 0 has spoken
 _OUT_OF_MEMORY = (
-    "fit: a rank's part of a batch must fit into its memory; got none left. Set "
-    "memory.micro_batch, lower batch_size or start more ranks; the same command then continues."
+    "fit: a rank's part of a batch must fit into its memory; got none left. Start more ranks, or "
+    'set distributed.strategy = "fsdp": the run then continues. Or set memory.micro_batch or a '
+    "lower batch_size for a new run, with another --out."
 )
-FAILURE, _SAID = "failure", "said"
+FAILURE, _SAID, _ASKED = "failure", "said", "asked"
 
 
 def beat(rank: int) -> str:
@@ -83,7 +85,7 @@ def _is_plain(world: World, error: Exception) -> bool:
 def _is_collective(world: World, error: Exception) -> bool:
     import torch.distributed as dist
 
-    if isinstance(error, torch.OutOfMemoryError | checks.UserMistake):
+    if isinstance(error, checks.UserMistake) or memory.is_out_of_memory(error):
         return False
     text = str(error)
     return isinstance(error, dist.DistError) or (
@@ -101,10 +103,10 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
         kind, sentence = "bug", f"{type(error).__name__}: {error}"
         if isinstance(error, checks.UserMistake):
             kind, sentence = "mistake", str(error)
-        elif isinstance(error, torch.OutOfMemoryError):
+        elif memory.is_out_of_memory(error):
             kind, sentence = "mistake", _OUT_OF_MEMORY
         failure = watch.post(_Failure(world.rank, kind, sentence))
-    _let_go()
+    _let_go(world, error)
     watch.end()
     if world.first:
         watch.say()
@@ -119,13 +121,20 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
     return Elsewhere(failure.code)
 
 
-def _let_go() -> None:
-    """Close the connections, so that those who wait for this rank do not go on waiting."""
+def _let_go(world: World, error: Exception) -> None:
+    """Close the connections, so that those who wait for this rank do not go on waiting.
+
+    gloo closes them when nobody holds the group any more: not the world, and no local variable of
+    the functions that the error has left.
+    """
     import torch.distributed as dist
 
+    world.group = None
+    traceback.clear_frames(error.__traceback__)
     if dist.is_initialized():
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
+    gc.collect()
 
 
 class _Failure:
@@ -214,7 +223,7 @@ class _Watch:
     def lost_sentence(self, error: Exception) -> str:
         """Who did not answer, and what each did last, from the signs of life."""
         doing = self._world.doing.what
-        time.sleep(2 * _BEAT_S)  # the last signs are on their way
+        last_of = self._ask_all()
         told, missing = [], []
         for rank in range(self._world.size):
             if rank == self._world.rank:
@@ -224,14 +233,34 @@ class _Watch:
             if silent_s > _SILENT_S or not waiting:
                 state = f"no sign of life for {silent_s:.0f} s" if silent_s > _SILENT_S else "alive"
                 missing.append(str(rank))
-                told.append(f"rank {rank} in {what}, {state}")
+                last = f", last collective {last_of[rank]}" if last_of.get(rank) else ""
+                told.append(f"rank {rank} in {what}, {state}{last}")
         who = f"rank {', '.join(missing)}" if missing else "another rank"
         reason = str(error).strip().splitlines()[0][:200]
+        mine = recorder.last_collective()
+        if mine and told:
+            told.append(f"rank {self._world.rank} waits in {mine}")
         last = "; ".join(told) or "all are alive and wait: a connection broke"
         return (
             f"{who} did not answer in {doing} ({last}; {reason}). The last checkpoint is whole: "
             "the same command continues from it."
         )
+
+    def _ask_all(self) -> dict[int, str]:
+        """The last collective of each rank that still runs, also where its main thread hangs."""
+        others = [rank for rank in range(self._world.size) if rank != self._world.rank]
+        answers = {rank: f"{_ASKED}/{rank}" for rank in others}
+        deadline = time.monotonic() + 3 * _BEAT_S
+        with contextlib.suppress(RuntimeError):
+            self._store.set(_ASKED, "1")
+            while not self._store.check([*answers.values()]) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            return {
+                rank: self._store.get(answer).decode()
+                for rank, answer in answers.items()
+                if self._store.check([answer])
+            }
+        return {}
 
     def _sign_of(self, rank: int) -> tuple[float, str, bool]:
         with contextlib.suppress(RuntimeError):
@@ -241,12 +270,15 @@ class _Watch:
         return 0.0, "the start", False
 
     def _run(self) -> None:
-        seen_at = None
+        seen_at, answered = None, False
         while not self._ended.wait(_BEAT_S):
             doing = self._world.doing
             sign = json.dumps([time.time(), doing.what, doing.waiting])
             try:
                 self._beats.set(beat(self._world.rank), sign)
+                if not answered and self._beats.check([_ASKED]):
+                    answered = True
+                    self._beats.set(f"{_ASKED}/{self._world.rank}", recorder.last_collective())
                 if seen_at is None and self._beats.check([FAILURE]):
                     seen_at = time.monotonic()
             except RuntimeError:

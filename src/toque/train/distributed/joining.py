@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -21,9 +23,10 @@ from toque import checks
 from toque.train.distributed.world import ALONE, World
 
 if TYPE_CHECKING:
-    from torch.distributed import Store
+    from torch.distributed import ProcessGroup, Store, TCPStore
 
 _POLL_S = 0.02
+_SLACK_S = 1.0  # for torch to say itself that time is up
 
 
 def is_one_of_several() -> bool:
@@ -73,13 +76,20 @@ def joined(timeout_s: float) -> Iterator[World]:
                 "GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME)."
             ) from None
     try:
-        group = dist.new_group(backend="gloo", timeout=timeout)
-        assert isinstance(group, dist.ProcessGroup)
-        yield World(rank, size, local_rank, name, group)
+        # The world alone holds the group: without it the connections close, which others notice.
+        yield World(rank, size, local_rank, name, _decisions(timeout))
     finally:
         if made and dist.is_initialized():
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
+
+
+def _decisions(timeout: timedelta) -> ProcessGroup:
+    import torch.distributed as dist
+
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 def _number(name: str) -> int:
@@ -113,12 +123,16 @@ def _store(rank: int, size: int, timeout: timedelta, *, hosts: bool) -> Store:
     # Under torchrun its agent keeps the store, and every worker is a guest.
     hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host, port = os.environ["MASTER_ADDR"], _number("MASTER_PORT")
-    try:
+
+    def connect() -> TCPStore:
         return dist.TCPStore(
             host, port, size, is_master=rank == 0 and hosts and not hosted, timeout=timeout,
             wait_for_workers=False,
         )  # fmt: skip
-    except (RuntimeError, ValueError) as error:
+
+    try:
+        return _within(timeout, connect)
+    except (RuntimeError, ValueError, TimeoutError) as error:
         text = _first_line(error)
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
             raise checks.invalid(
@@ -129,6 +143,26 @@ def _store(rank: int, size: int, timeout: timedelta, *, hosts: bool) -> Store:
             f"rank {rank}: MASTER_ADDR and MASTER_PORT must lead to rank 0; got {host}:{port} "
             f"({text}). Start rank 0, or mend the address."
         ) from None
+
+
+def _within(timeout: timedelta, connect: Callable[[], TCPStore]) -> TCPStore:
+    """A store, or TimeoutError: torch waits for ever where something else answers at the port."""
+    found: queue.SimpleQueue[TCPStore | Exception] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            found.put(connect())
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=work, name="toque-connect", daemon=True).start()
+    try:
+        store = found.get(timeout=timeout.total_seconds() + _SLACK_S)
+    except queue.Empty:
+        raise TimeoutError("no answer from a store there") from None
+    if isinstance(store, Exception):
+        raise store
+    return store
 
 
 def _agree_on_name(store: Store, rank: int, size: int, timeout_s: float) -> str:

@@ -13,13 +13,16 @@ from toque import checks
 
 _PARENT = "TOQUE_LAUNCHER"  # the process that ends with its workers, and they with it
 _PR_SET_PDEATHSIG = 1
+_MISTAKE = 2  # exit codes: a user's mistake, and what a signal's number is added to
+_SIGNAL = 128
 
 
 def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
     """Run `command` in `devices` processes of this machine that train together; the exit code.
 
     SIGTERM and SIGINT are passed on: the ranks save and leave, and the code is 143 or 130. Where a
-    rank dies all are started again, up to `restarts` times, and continue from the last checkpoint.
+    rank dies all are started again, up to `restarts` times, and continue from the last checkpoint;
+    not after a user's mistake, which would only be met again.
 
     Args:   command: arguments after the Python interpreter, as ["-m", "toque", "train", …]
     Raises: ValueError: devices < 1, or more than there are GPUs
@@ -33,16 +36,26 @@ def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
             "train", "--devices", f"at most the {torch.cuda.device_count()} GPUs of this machine",
             devices, 'Lower it, or train on the CPU with --set device="cpu".',
         )  # fmt: skip
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    _prepare(devices)
+    for left in range(restarts, -1, -1):
+        code = _run(devices, command)
+        if code in (0, _MISTAKE) or code > _SIGNAL or not left:
+            break
+        print(f"toque: all are started again ({left - 1} restarts left)", file=sys.stderr)
+    return code
 
-    # torch reports every worker's end with a traceback; rank 0 has said it in a sentence.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+
+def _prepare(devices: int) -> None:
+    """The environment of the workers, and torch's own reports silenced."""
+    import torch.distributed.launcher.api
+
+    assert torch.distributed.launcher.api  # makes the loggers that are silenced here
+    # Each with a level of its own. They tell every worker's end; rank 0 has said it in a sentence.
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("torch.distributed."):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // devices)))
-    # A store of its own for the workers of every start, so that none meets the keys of another.
-    os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     # Warnings about a closed connection, which the ranks put into words themselves.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # After SIGTERM: a checkpoint of a large model takes longer than torch's 30 s.
@@ -50,6 +63,14 @@ def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     os.environ[_PARENT] = str(os.getpid())
+
+
+def _run(devices: int, command: Sequence[str]) -> int:
+    """One start of all ranks; the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -58,12 +79,12 @@ def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0",
         local_addr="127.0.0.1",
-        max_restarts=restarts,
+        max_restarts=0,  # here, because torch would restart after a mistake too
     )
     try:
         elastic_launch(config, sys.executable)(*command)
     except SignalException as stopped:
-        return 128 + int(stopped.sigval)
+        return _SIGNAL + int(stopped.sigval)
     except ChildFailedError as failed:
         codes = [failure.exitcode for failure in failed.failures.values()]
         # Killed from outside (a negative code) tells less than a code of toque's own.

@@ -36,7 +36,7 @@ class Doing:
         self.what, self.waiting = what, waiting
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class World:
     """This process among all that train the run.
 
