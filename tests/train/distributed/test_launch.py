@@ -33,11 +33,12 @@ def environment():
 
 
 @contextlib.contextmanager
-def started(words):
+def started(words, **options):
     """A running command; whatever it leaves behind is ended."""
     process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
-    )
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        **options,
+    )  # fmt: skip
     workers = []
     try:
         yield process, workers
@@ -72,6 +73,16 @@ def alive(pid):
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def told(errors):
+    """The beginnings of what was said, without what is told of every run with BatchNorm."""
+    lines = [line for line in errors.splitlines() if line]
+    return [
+        line.partition(" image ")[0] + " image" * (" image " in line)
+        for line in lines
+        if not line.startswith("warning: batch normalisation")
+    ]
 
 
 def rank_of(pid):
@@ -126,7 +137,7 @@ def test_a_killed_rank_and_a_stopped_launcher_end_in_the_bits_of_neither(photos,
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 143, errors
-    assert errors.count("stopped and saved at image") == 1
+    assert told(errors) == ["toque: stopped and saved at image"]
     assert not any(alive(pid) for pid in workers)
 
     before = {path.name for path in (troubled / "checkpoints").iterdir()}
@@ -142,11 +153,25 @@ def test_a_killed_rank_and_a_stopped_launcher_end_in_the_bits_of_neither(photos,
         workers += children(process.pid)
         _, errors = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 0, errors
+    # What rank 0 says of it before the launcher ends it depends on who is quicker.
+    assert told(errors)[-1] == (
+        "toque: rank 1 was killed by SIGKILL; all are started again, 0 restarts are left."
+    )
     assert outcome(troubled) == outcome(plain)
 
 
 @linux
 def test_workers_end_with_their_launcher(photos, tmp_path):
+    """After Ctrl-C, which a terminal sends to the launcher and to whom it started, and SIGKILL."""
+    words = command(photos, tmp_path / "stopped", "--devices", "2", "--set", "epochs=2000")
+    with started(words, start_new_session=True) as (process, workers):
+        until(lambda: saved(tmp_path / "stopped"), process)
+        workers += children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=LIMIT_S)
+        assert process.returncode == 130, errors
+        assert told(errors) == ["toque: stopped and saved at image"]
+        assert len(workers) == 2 and not any(alive(pid) for pid in workers)
     with started(command(photos, tmp_path / "run", "--devices", "2", "--set", "epochs=2000")) as (
         process,
         workers,
@@ -158,9 +183,10 @@ def test_workers_end_with_their_launcher(photos, tmp_path):
         until(lambda: not any(alive(pid) for pid in workers))
 
 
-def test_a_mistake_is_one_sentence(photos, tmp_path):
+def test_a_mistake_is_one_sentence_and_not_made_again(photos, tmp_path):
+    words = command(photos, tmp_path / "run", "--devices", "2", "--set", "batch_size=1")
     done = subprocess.run(
-        command(photos, tmp_path / "run", "--devices", "2", "--set", "batch_size=1"),
+        [*words, "--restarts", "2"],
         capture_output=True, text=True, check=False, timeout=LIMIT_S, env=environment(),
     )  # fmt: skip
     assert done.returncode == 2
@@ -169,3 +195,9 @@ def test_a_mistake_is_one_sentence(photos, tmp_path):
         "Raise it, or start fewer ranks."
     ]
     assert not (tmp_path / "run").exists()
+
+
+def test_restarts_without_a_launcher_are_refused(toque, photos):
+    code, _, errors = toque("train", str(photos), "--restarts", "2")
+    assert code == 2
+    assert errors.startswith("toque: train: --restarts must be given with --devices; got 2.")

@@ -15,6 +15,7 @@ _PARENT = "TOQUE_LAUNCHER"  # the process that ends with its workers, and they w
 _PR_SET_PDEATHSIG = 1
 _MISTAKE = 2  # exit codes: a user's mistake, and what a signal's number is added to
 _SIGNAL = 128
+_KILLED = "was killed by"
 
 
 def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
@@ -38,10 +39,16 @@ def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
         )  # fmt: skip
     _prepare(devices)
     for left in range(restarts, -1, -1):
-        code = _run(devices, command)
-        if code in (0, _MISTAKE) or code > _SIGNAL or not left:
+        code, died = _run(devices, command)
+        if code in (0, _MISTAKE) or code > _SIGNAL:
             break
-        print(f"toque: all are started again ({left - 1} restarts left)", file=sys.stderr)
+        if left:
+            then = f"all are started again, {left - 1} restarts are left"
+        elif _KILLED in died:
+            then = "the same command continues from the last checkpoint"
+        else:  # it has told its own end
+            break
+        print(f"toque: {died}; {then}.", file=sys.stderr)
     return code
 
 
@@ -65,8 +72,8 @@ def _prepare(devices: int) -> None:
     os.environ[_PARENT] = str(os.getpid())
 
 
-def _run(devices: int, command: Sequence[str]) -> int:
-    """One start of all ranks; the exit code."""
+def _run(devices: int, command: Sequence[str]) -> tuple[int, str]:
+    """One start of all ranks: the exit code, and which rank ended first and how."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -84,12 +91,17 @@ def _run(devices: int, command: Sequence[str]) -> int:
     try:
         elastic_launch(config, sys.executable)(*command)
     except SignalException as stopped:
-        return _SIGNAL + int(stopped.sigval)
+        return _SIGNAL + int(stopped.sigval), ""
     except ChildFailedError as failed:
+        rank, first = failed.get_first_failure()
+        how = f"ended with {first.exitcode}"
+        if first.exitcode < 0:
+            how = f"{_KILLED} {first.signal_name()}"
         codes = [failure.exitcode for failure in failed.failures.values()]
         # Killed from outside (a negative code) tells less than a code of toque's own.
-        return max([code for code in codes if code > 0], default=1)
-    return 0
+        code = max([code for code in codes if code > 0], default=1)
+        return code, f"rank {rank} {how}"
+    return 0, ""
 
 
 def die_with_launcher() -> None:
