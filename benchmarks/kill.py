@@ -55,8 +55,10 @@ CASES = {
         {
             "ema": {"half_life_epochs": 0.3}, "memory": {"micro_batch": 12},
             "precision": "float16", "clip": {"norm": 1.0}, "optimizer": {"name": "adamw"},
+            "resize": {"from_px": 16, "step_px": 4},
         }
     ),
+    "images that grow": Case({"resize": {"from_px": 16, "step_px": 4}}),
     "usual": Case(),
     "saved in the training thread": Case(BACKGROUND_OFF),
     "EMA, AdamW": Case({"ema": {"half_life_epochs": 0.3}, "optimizer": {"name": "adamw"}}),
@@ -107,7 +109,7 @@ def network() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Flatten(), nn.Dropout(0.2), nn.Linear(16 * 49, 10),
+        nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Dropout(0.2), nn.Linear(16 * 49, 10),
     )  # fmt: skip
 
 

@@ -98,9 +98,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         scaled=precision.name == "float16",
         world=world,
     )  # fmt: skip
-    step = parts.build_step(
-        run, splits, training_pipeline, network, training_loss, precision, world, shown.say
-    )
+    step = parts.build_step(run, splits, network, training_loss, precision, world, shown.say)
     step.warn = warn
     now = Standing(step, window, early, trouble, fingerprint)
     validate = Validation(run, splits, validation_pipeline, task, validation_loss, precision, world)
@@ -138,9 +136,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(now.state_dict(), 0, None)
         batches = Rewindable(
-            lambda start: parts.train_batches(
-                run, splits, training_pipeline, start, total_images, world
-            ),
+            lambda start: parts.train_batches(run, splits, start, total_images, world),
             now.images_seen,
         )
         end.enter_context(contextlib.closing(batches))
@@ -152,7 +148,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             shown.say(busy)
         network.train()
         clock = Clock(device)
-        rows = Rows(num_images, window, clock, device, began)
+        rows = Rows(run, num_images, window, clock, device, began)
         rows.begin(now.images_seen)
         row_images = run.log.every_images or num_images
         first_step = True

@@ -8,10 +8,10 @@ from collections.abc import Callable, Generator
 
 from torch import nn
 
-from toque import augment, data
+from toque import data
 from toque.data import Batch, Splits
 from toque.models.ema import EMA
-from toque.train import prepare
+from toque.train import prepare, resizing
 from toque.train.distributed import World, preparing
 from toque.train.measure import Loss
 from toque.train.optimisation import optimise
@@ -35,7 +35,6 @@ def total_images(run: Run, splits: Splits) -> int:
 def build_step(
     run: Run,
     splits: Splits,
-    pipeline: augment.Compose | None,
     network: nn.Module,
     loss: Loss,
     precision: Precision,
@@ -47,7 +46,7 @@ def build_step(
     offload = False
     if run.memory.limit is not None:
         planned = world.first_does(
-            lambda: _plan(run, splits, pipeline, network, loss, precision, world),
+            lambda: _plan(run, splits, network, loss, precision, world),
             "the plan under memory.limit",
         )
         say(f"memory.limit {run.memory.limit}: {planned}")
@@ -77,15 +76,16 @@ def build_step(
 def _plan(
     run: Run,
     splits: Splits,
-    pipeline: augment.Compose | None,
     network: nn.Module,
     loss: Loss,
     precision: Precision,
     world: World,
 ) -> memory.Plan:
-    """How a step of one of these ranks stays under `memory.limit`."""
-    two = run.changed(batch_size=2, threads=1, workers=0)
-    with contextlib.closing(train_batches(two, splits, pipeline, 0, 2, World())) as batches:
+    """How a step of one of these ranks stays under `memory.limit`, at its largest images."""
+    two = run.changed(
+        batch_size=2, threads=1, workers=0, image_size=resizing.sizes(run)[-1], resize={}
+    )
+    with contextlib.closing(train_batches(two, splits, 0, 2, World())) as batches:
         batch = next(batches)
     shards = run.distributed.virtual_shards or world.size
     num_images = -(-run.batch_size // shards)
@@ -97,23 +97,30 @@ def _plan(
 def train_batches(
     run: Run,
     splits: Splits,
-    pipeline: augment.Compose | None,
     start_images: int,
     stop_images: int,
     world: World,
 ) -> Generator[Batch]:
-    """This rank's part of the batches from one count of images seen to another."""
-    return data.train_batches(
-        splits.train,
-        pipeline,
-        seed=run.seed,
-        batch_size=run.batch_size,
-        start_images=start_images,
-        stop_images=stop_images,
-        threads=run.threads or 1,
-        workers=run.workers,
-        scaled_decoding=run.scaled_decoding,
-        sampling=prepare.sampling_of(run),
-        rank=world.rank,
-        ranks=world.size,
-    )
+    """This rank's part of the batches from one count of images seen to another.
+
+    Their size is that of the phase that each batch begins in (see resizing.py).
+    """
+    for start, stop, size_px in resizing.stretches(
+        run, len(splits.train), start_images, stop_images
+    ):
+        batches = data.train_batches(
+            splits.train,
+            prepare.training_pipeline(run, splits, size_px),
+            seed=run.seed,
+            batch_size=run.batch_size,
+            start_images=start,
+            stop_images=stop,
+            threads=run.threads or 1,
+            workers=run.workers,
+            scaled_decoding=run.scaled_decoding,
+            sampling=prepare.sampling_of(run),
+            rank=world.rank,
+            ranks=world.size,
+        )
+        with contextlib.closing(batches):
+            yield from batches

@@ -15,7 +15,7 @@ from torch import nn
 from toque import augment, checks, data, models, random
 from toque.data import OwnData, Source, Splits
 from toque.data.sampling import order_of
-from toque.train import tasks
+from toque.train import resizing, tasks
 from toque.train.measure import Loss
 from toque.train.optimisation import optimise
 from toque.train.run import Run
@@ -90,6 +90,7 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
         model = f"{OWN}:{getattr(own.model, '__qualname__', kind.__qualname__)}"
     batch_size = run.batch_size if "batch_size" in run.model_fields_set else task.batch_size
     optimizer = optimise.resolve_optimizer(run.optimizer, batch_size, image_size)
+    resize = resizing.resolved(run, image_size, run.augment or "light")
     rows = max(batch_size, len(splits.train) // 20)
     loss_name = run.loss.name or task.loss_name
     smoothing = task.smoothing if loss_name == task.loss_name else 0.0
@@ -105,6 +106,7 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
         augment=run.augment or "light",
         threads=run.threads or environment.num_cores(),
         optimizer=optimizer.model_dump(),
+        resize=resize.model_dump(),
         loss={**run.loss.model_dump(), "name": loss_name, "label_smoothing": smoothing},
         rules=optimise.resolve_rules(run, image_size),
         log={**run.log.model_dump(), "every_images": run.log.every_images or rows},
@@ -126,18 +128,25 @@ def sampling_of(run: Run) -> data.Sampling:
 def pipelines(
     run: Run, splits: Splits, task: Task
 ) -> tuple[augment.Compose | None, augment.Compose | None]:
-    """The training and the validation pipeline; None for both if the caller's tensors are ready."""
+    """The training pipeline of the run's first images, and the validation pipeline; None for both
+    if the caller's tensors are ready."""
     if run.augment == "off":
         return None, None
-    assert run.augment is not None and run.image_size is not None
-    size = run.image_size
-    return (
-        augment.preset(
-            run.augment, size, channels=splits.channels, channels_last=run.channels_last
-        ),
-        augment.preset(
-            task.evaluation_preset, size, channels=splits.channels, channels_last=run.channels_last
-        ),
+    assert run.image_size is not None
+    evaluation = augment.preset(
+        task.evaluation_preset, run.image_size, channels=splits.channels,
+        channels_last=run.channels_last,
+    )  # fmt: skip
+    return training_pipeline(run, splits, resizing.sizes(run)[0]), evaluation
+
+
+def training_pipeline(run: Run, splits: Splits, size_px: int) -> augment.Compose | None:
+    """The pipeline of the training images where they have that size; None if they are ready."""
+    if run.augment == "off":
+        return None
+    assert run.augment is not None
+    return augment.preset(
+        run.augment, size_px, channels=splits.channels, channels_last=run.channels_last
     )
 
 
@@ -164,7 +173,28 @@ def build_model(run: Run, splits: Splits, own: Own, task: Task, device: torch.de
         assert run.image_size is not None
         task.check_model(model, run.image_size)
     model = model.to(device)
+    if run.resize.from_px is not None:
+        _check_sizes(model, run, splits.channels, task)
     return model.to(memory_format=torch.channels_last) if run.channels_last else model
+
+
+def _check_sizes(model: nn.Module, run: Run, channels: int, task: Task) -> None:
+    """Raise ValueError where the model cannot take training images of every size."""
+    device = next(model.parameters()).device
+    was_training = model.training
+    model.eval()
+    for size in resizing.sizes(run):
+        task.check_model(model, size)
+        try:
+            with torch.no_grad():
+                model(torch.zeros(1, channels, size, size, device=device))
+        except Exception as error:  # whatever a module of anybody's raises
+            first = (str(error) or type(error).__name__).splitlines()[0]
+            raise checks.invalid(
+                "run.toml [resize]", "from_px", "a size that the model takes",
+                f"{size} ({first[:200]})", "Leave it out, or choose a model that takes any size.",
+            ) from None  # fmt: skip
+    model.train(was_training)
 
 
 def build_losses(run: Run, own: Own, task: Task) -> tuple[Loss, Loss]:

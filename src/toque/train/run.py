@@ -213,6 +213,22 @@ class DistributedSettings(_Section):
     )
 
 
+class ResizeSettings(_Section):
+    """Training images that grow in the course of the run; validation is always at image_size."""
+
+    from_px: int | None = Field(
+        None, ge=1, description="size of the training images at first; unset: always image_size"
+    )
+    to_px: int | None = Field(
+        None, ge=1, description="their size at the end, at most image_size; unset: image_size"
+    )
+    begin_epoch: float = Field(0.0, ge=0, description="they begin to grow here")
+    until_epoch: float | None = Field(
+        None, ge=0, description="they have their last size from here; unset: 0.8 of epochs"
+    )
+    step_px: int = Field(32, ge=1, description="the sizes in between are multiples of this")
+
+
 class SamplingSettings(_Section):
     """Which training images are seen, and how often."""
 
@@ -285,6 +301,7 @@ class Run(_Section):
         (), description="[[rules]] match, lr_scale, weight_decay, frozen, frozen_epochs, optimizer"
     )
     sampling: SamplingSettings = Field(default_factory=SamplingSettings)
+    resize: ResizeSettings = Field(default_factory=ResizeSettings)
     table: TableSettings = Field(default_factory=TableSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     mix: MixSettings = Field(default_factory=MixSettings)

@@ -6,23 +6,33 @@ import time
 
 import torch
 
+from toque.train import resizing
 from toque.train.logs.clock import Clock, memory_bytes
 from toque.train.logs.log import Row, Window
 from toque.train.measure import Evaluation
+from toque.train.run import Run
 
 
 class Rows:
     """Makes the rows of a run, each of the stretch since the one before.
 
-    Args: num_images: in an epoch
+    Args: run: with resolved settings
+          num_images: in an epoch
           window: sums of the training steps
           clock: where their time went
           began: `time.monotonic()` at the start of this call of fit
     """
 
     def __init__(
-        self, num_images: int, window: Window, clock: Clock, device: torch.device, began: float
+        self,
+        run: Run,
+        num_images: int,
+        window: Window,
+        clock: Clock,
+        device: torch.device,
+        began: float,
     ) -> None:
+        self._run = run
         self._num_images = num_images
         self._window = window
         self._clock = clock
@@ -50,6 +60,8 @@ class Rows:
             **self._clock.take("train"),
             "memory_bytes": memory_bytes(self._device),
         }
+        if self._run.resize.from_px is not None:
+            row["image_size"] = resizing.size_at(self._run, self._num_images, images_seen - 1)
         self._images, self._since = images_seen, now
         return row
 

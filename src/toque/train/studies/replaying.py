@@ -121,7 +121,7 @@ def replay(
     network = prepare.build_model(run, splits, own, task, device)
     training_loss, _ = prepare.build_losses(run, own, task)
     rate = schedule(run, total_images)
-    taken = parts.build_step(run, splits, pipeline, network, training_loss, precision, world)
+    taken = parts.build_step(run, splits, network, training_loss, precision, world)
 
     state, notes = _newest_before(path / "checkpoints", start)
     if state is not None:
@@ -141,9 +141,7 @@ def replay(
     with contextlib.ExitStack() as end:
         end.enter_context(precision.in_force())
         end.enter_context(preparing.steady_threads(run, device))
-        batches = parts.train_batches(
-            run, splits, pipeline, images_seen, start + run.batch_size, world
-        )
+        batches = parts.train_batches(run, splits, images_seen, start + run.batch_size, world)
         end.enter_context(contextlib.closing(batches))
         for batch in batches:
             watch = None

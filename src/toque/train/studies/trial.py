@@ -37,11 +37,7 @@ class Trial:
     _world: World = field(repr=False)
 
     def batches(self, start_images: int, stop_images: int) -> Generator[Batch]:
-        task = prepare.task_of(self.splits, Own())
-        pipeline, _ = prepare.pipelines(self.run, self.splits, task)
-        return parts.train_batches(
-            self.run, self.splits, pipeline, start_images, stop_images, self._world
-        )
+        return parts.train_batches(self.run, self.splits, start_images, stop_images, self._world)
 
 
 @contextlib.contextmanager
@@ -58,8 +54,7 @@ def trial(run: Run, own: Own | None = None) -> Iterator[Trial]:
     precision, world = Precision(run.precision, device), World()
     network = prepare.build_model(run, splits, own, task, device)
     training_loss, _ = prepare.build_losses(run, own, task)
-    pipeline, _ = prepare.pipelines(run, splits, task)
-    step = parts.build_step(run, splits, pipeline, network, training_loss, precision, world)
+    step = parts.build_step(run, splits, network, training_loss, precision, world)
     with precision.in_force(), preparing.steady_threads(run, device):
         network.train()
         rate = schedule(run, parts.total_images(run, splits))
