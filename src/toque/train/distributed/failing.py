@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 from toque import checks
 from toque.train.distributed import joining, recorder
 from toque.train.distributed.world import World
-from toque.train.steps import memory
 from toque.train.stop import Stopped
 
 if TYPE_CHECKING:
@@ -85,12 +84,18 @@ def _is_plain(world: World, error: Exception) -> bool:
 def _is_collective(world: World, error: Exception) -> bool:
     import torch.distributed as dist
 
-    if isinstance(error, checks.UserMistake) or memory.is_out_of_memory(error):
+    if isinstance(error, checks.UserMistake) or _is_out_of_memory(error):
         return False
     text = str(error)
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and ("gloo" in text or "NCCL" in text or "Socket" in text)
     )
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    from toque.train.steps import memory  # here: steps are built on this room
+
+    return memory.is_out_of_memory(error)
 
 
 def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
@@ -103,7 +108,7 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
         kind, sentence = "bug", f"{type(error).__name__}: {error}"
         if isinstance(error, checks.UserMistake):
             kind, sentence = "mistake", str(error)
-        elif memory.is_out_of_memory(error):
+        elif _is_out_of_memory(error):
             kind, sentence = "mistake", _OUT_OF_MEMORY
         failure = watch.post(_Failure(world.rank, kind, sentence))
     _let_go(world, error)
