@@ -2,7 +2,7 @@
 
     python benchmarks/distributed.py step      # DDP of toque beside raw DDP, 2 ranks
     python benchmarks/distributed.py shards    # virtual_shards on 1 rank, V = 1, 2, 4, 8
-    python benchmarks/distributed.py save      # save and restore of a run on 2 ranks
+    python benchmarks/distributed.py save      # 2 ranks that save together, beside gathered on one
     python benchmarks/distributed.py recovery  # from the kill of a rank to the next step
     python benchmarks/distributed.py index     # order and shares at 10 million and 1 billion images
 
@@ -73,19 +73,23 @@ def on_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[
     return answers
 
 
-def parts(world: Any, shards: int | None, batch_size: int, size: int) -> tuple[Any, Any]:
-    """A step of toque and its batch on this rank."""
+def parts(
+    world: Any, shards: int | None, batch_size: int, size: int, strategy: str = "ddp", ema: int = 0
+) -> tuple[Any, Any]:
+    """A step of toque and its batch on this rank; with AdamW where there is an average."""
     from toque import Run, losses, models
     from toque.data import Batch
+    from toque.models.ema import EMA
     from toque.train.distributed import preparing
     from toque.train.optimisation import optimise
     from toque.train.steps.precision import Precision
     from toque.train.steps.step import Step
 
+    optimizer = {"name": "adamw"} if ema else {"momentum": 0.9}
     run = Run(
         batch_size=batch_size,
-        optimizer={"learning_rate": 0.01, "momentum": 0.9},
-        distributed={"virtual_shards": shards},
+        optimizer={"learning_rate": 0.01, **optimizer},
+        distributed={"virtual_shards": shards, "strategy": strategy},
     )
     torch.manual_seed(0)
     network = models.create("resnet18", num_classes=100).to(memory_format=torch.channels_last)
@@ -94,6 +98,7 @@ def parts(world: Any, shards: int | None, batch_size: int, size: int) -> tuple[A
     step = Step(
         network, loss, optimise.build(run, network, torch.device("cpu")), seed=0,
         precision=Precision("float32", torch.device("cpu")),
+        ema=EMA(network, half_life_images=ema) if ema else None,
         exchange=preparing.exchange(run, world, network, loss),
     )  # fmt: skip
     images = batch_size // world.size
@@ -176,38 +181,104 @@ def measure_shards(quick: bool) -> str:
     return f"virtual_shards, ResNet-18, 32 images at 112 px on one rank and thread, ms a step: without {1e3 * plain:.0f}, {told}"
 
 
-def saved_and_restored(folder: str) -> tuple[float, float, int]:
+def memory_bytes(name: str) -> int:
+    """VmRSS: what this process holds; VmHWM: the most it held since `memory_begins`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    return 0
+
+
+def memory_begins() -> int:
+    """Forget the peak; what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory_bytes("VmRSS")
+
+
+def saved_and_restored(folder: Path, strategy: str, way: str, rounds: int) -> dict[str, float]:
+    """What one rank finds: "together" as on a shared folder, "gathered" as on one of rank 0."""
     from toque.train import distributed
-    from toque.train.distributed import sharding
+    from toque.train.distributed.checkpoints import ByAll, ByFirst
+    from toque.train.run import CheckpointSettings
     from toque.train.state import checkpoint
 
     with distributed.joined(600.0) as world:
-        step, batch = parts(world, None, 32, 112)
+        step, batch = parts(world, None, 16, 96, strategy, ema=1000)
         step(batch, 0, 0.01)
+        found = (
+            ByAll(world, folder, step.network, step.optimizers.parts, step.ema, 600.0)
+            if way == "together"
+            else ByFirst(world, folder, [1])
+        )
+
+        def one_step(saver: Any) -> tuple[float, bool]:
+            began = time.perf_counter()
+            step(batch, 0, 0.01)
+            seconds = time.perf_counter() - began
+            # All ranks go on until the last of them has saved, or a step would wait for ever.
+            return seconds, any(world.objects(not saver.due(), "a save"))
+
+        alone, during, halted, saved = [], [], [], []
+        grown = peak = 0
+        # Due again at once: `due` is false only while a save is under way.
+        settings = CheckpointSettings(every_s=1e-6)
+        with found.saver(settings, print) as saver:
+            for number in range(1, rounds + 1):
+                alone += [one_step(saver)[0] for _ in range(3)]
+                world.barrier("a round")
+                before = memory_begins()
+                began = time.perf_counter()
+                saver.save(step.state_dict(), number, None)
+                halted.append(time.perf_counter() - began)
+                busy = True
+                while busy:
+                    seconds, busy = one_step(saver)
+                    if busy:
+                        during.append(seconds)
+                saved.append(time.perf_counter() - began)
+                assert saver.settle()
+                if number == 1:
+                    grown = memory_bytes("VmRSS") - before
+                    peak = memory_bytes("VmHWM") - before
+        path = checkpoint.newest(folder).path
+        own = path / f"tensors-{world.rank + 1}-of-{world.size}.safetensors"
+        whole = path / "tensors.safetensors"
+        written = own if own.exists() else whole if world.first else None
+        world.barrier("the end of saving")
+        before = memory_begins()
         began = time.perf_counter()
-        state = step.state_dict()
-        where = Path(folder)
-        if world.first:
-            checkpoint.save(where, state, images_seen=32, score=None)
-        world.barrier("the save")
-        saved_s = time.perf_counter() - began
-        began = time.perf_counter()
-        _, restored, _ = world.first_does(lambda: checkpoint.load_newest(where), "the checkpoint")
-        step.load_state_dict(restored)
-        world.barrier("the restore")
-        restored_s = time.perf_counter() - began
-        size = sum(file.stat().st_size for file in where.rglob("*") if file.is_file())
-        assert not sharding.is_sharded(step.network)
-        return saved_s, restored_s, size
+        _, state, _ = found.load(checkpoint.newest)
+        step.load_state_dict(state)
+        restored = time.perf_counter() - began
+        middle = statistics.median
+        return {
+            "MB written": written.stat().st_size / 1e6 if written else 0.0,
+            "first halt s": halted[0],
+            "halt s": middle(halted[1:]),
+            "on the disk after s": middle(saved),
+            "step ms": 1e3 * middle(alone),
+            "step while saving ms": 1e3 * middle(during or [float("nan")]),
+            "MB kept": grown / 1e6,
+            "MB at the most": peak / 1e6,
+            "restored s": restored,
+            "MB restoring": (memory_bytes("VmHWM") - before) / 1e6,
+        }
 
 
 def measure_save(quick: bool) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        saved_s, restored_s, size = on_ranks(2, saved_and_restored, folder)[0]
-    return (
-        f"checkpoint of ResNet-18 with momentum on 2 ranks: {size / 1e6:.0f} MB, saved in "
-        f"{saved_s:.2f} s (in the training thread), restored on both in {restored_s:.2f} s"
-    )
+    lines = []
+    for strategy in ("ddp", "fsdp"):
+        for way in ("together", "gathered"):
+            with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+                every = on_ranks(
+                    2, saved_and_restored, Path(folder), strategy, way, 2 if quick else 6
+                )
+            told = ", ".join(
+                f"{name} {' / '.join(f'{one[name]:.3g}' for one in every)}" for name in every[0]
+            )
+            lines.append(f"{strategy}, {way}: {told}")
+    what = "checkpoint of ResNet-18 with AdamW and an average, 2 ranks (rank 0 / rank 1): "
+    return what + "; ".join(lines)
 
 
 def measure_recovery(quick: bool) -> str:

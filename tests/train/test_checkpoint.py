@@ -1,5 +1,6 @@
 """Checkpoints: exact, complete or absent, and every damage found."""
 
+import json
 import os
 import random as python_random
 import signal
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from toque import durable
-from toque.train.state import checkpoint
+from toque.train.state import checkpoint, pieces
 
 
 def small_state(value: float = 1.0):
@@ -197,3 +198,24 @@ def test_write_replaces_a_file_whole_or_not_at_all(tmp_path, monkeypatch):
     assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
     durable.write(file, "new")
     assert file.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"dtype": "load"}, "of no dtype"),
+        ({"dtype": "nothing"}, "nothing"),
+        ({"shape": [1 << 40]}, "do not make it up"),
+        (
+            {"shape": [1 << 40], "pieces": [["a.safetensors", [0], [1 << 40]]]},
+            "more than the files",
+        ),
+        ({"pieces": [["../a.safetensors", [0], [4]]]}, "../a.safetensors"),
+    ],
+)
+def test_a_table_of_pieces_that_tells_of_what_is_not_there_is_refused(tmp_path, change, why):
+    told = {"dtype": "float32", "shape": [4], "pieces": [["a.safetensors", [0], [4]]], **change}
+    (tmp_path / pieces.TABLE).write_text(json.dumps({"0": told}))
+    manifest = {"files": {pieces.TABLE: {"bytes": 99}, "a.safetensors": {"bytes": 100}}}
+    with pytest.raises(checkpoint.DamagedCheckpoint, match=why):
+        checkpoint.read_table(tmp_path, manifest)

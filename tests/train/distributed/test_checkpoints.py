@@ -266,7 +266,7 @@ def exchanged(folder):
 @pytest.fixture(scope="module")
 def exchange(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exchange")
-    found, errors = ranks.program(__name__, "exchanged", folder)
+    found, errors = ranks.program(__name__, "exchanged", folder, limit_s=400)
     assert errors == ""
     return found, folder
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 
 import torch
 from safetensors.torch import load_file
@@ -49,17 +50,20 @@ def train(out, *, poison=NEVER, **changed):
 
 
 def train_and_die(out, victims, save):
-    """Each of the victims is killed while it writes its part of that save."""
-    real, left = saving.save_file, save
+    """Each of the victims is killed while it writes its part of that save, when all of them do."""
+    real, left, rank = saving.save_file, save, int(os.environ["RANK"])
 
     def deadly(*arguments):
         nonlocal left
         left -= 1
         if left == 0:
+            (out / f"dying-{rank}").touch()
+            while not all((out / f"dying-{one}").exists() for one in victims):
+                time.sleep(0.001)
             os.kill(os.getpid(), signal.SIGKILL)
         real(*arguments)
 
-    if int(os.environ["RANK"]) in victims:
+    if rank in victims:
         saving.save_file = deadly
     return train(out)
 
@@ -86,6 +90,8 @@ def killed(folder):
         # The second save of the run, by one; then what is the first one of the new start, by all.
         codes = ranks.wait(ranks.start(2, train_and_die, out, victims, save))[1]
         found[name] = [codes, whole_checkpoints(out), half_saved(out)]
+        for marker in out.glob("dying-*"):
+            marker.unlink()
     found["after"] = ranks.run(2, train, out)
     found["left"] = half_saved(out)
     # Each rank with a folder of its own: rank 0's is the one that counts.
@@ -96,7 +102,7 @@ def killed(folder):
 
 
 def test_a_kill_in_the_middle_of_a_save_costs_that_save_and_nothing_else(tmp_path):
-    found, errors = ranks.program(__name__, "killed", tmp_path)
+    found, errors = ranks.program(__name__, "killed", tmp_path, limit_s=400)
     plain = outcome(tmp_path / "plain")
     assert found["one"] == [[1, -signal.SIGKILL], [112], 1]
     assert "LostRank: rank 1 did not answer in" in errors
@@ -124,7 +130,7 @@ def sent_back(folder):
 
 
 def test_ranks_go_back_and_stop_together_as_one_rank_does(tmp_path):
-    found, errors = ranks.program(__name__, "sent_back", tmp_path)
+    found, errors = ranks.program(__name__, "sent_back", tmp_path, limit_s=400)
     (alone,), (first, second) = found["one"], found["two"]
     assert first == second
     assert alone[0] == first[0] == 304  # of 512: the epoch after the second without a rise

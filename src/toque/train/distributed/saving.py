@@ -12,6 +12,7 @@ among them. All of it but the copy is done by a thread beside the training.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import shutil
 import uuid
@@ -51,6 +52,8 @@ class OneFileEach:
         self._world, self._folder, self._settings = world, folder, settings
         self._weights = weights
         self._messages = Messages(world, timeout_s)
+        # Half a second of imports, before the first step rather than in the first save.
+        importlib.import_module("torch.distributed.checkpoint")
         self._kept = Camera() if settings.background else None
         self._count = 0
         self._planned: list[tuple[str, torch.dtype, torch.Size]] = []

@@ -182,7 +182,9 @@ def read_table(path: Path, manifest: Mapping[str, Any]) -> pieces.Table:
     Raises: DamagedCheckpoint: its table does not fit its files
     """
     try:
-        return pieces.read_table(path, list(manifest["files"]))
+        return pieces.read_table(
+            path, {name: told["bytes"] for name, told in manifest["files"].items()}
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedCheckpoint(f"{path / pieces.TABLE}: {error}") from None
 

@@ -95,24 +95,29 @@ def whole(tensors: Mapping[str, Tensor], file: str) -> Table:
     return table
 
 
-def read_table(path: Path, files: Sequence[str]) -> Table:
+def read_table(path: Path, bytes_of: Mapping[str, int]) -> Table:
     """Where the tensors of a checkpoint lie, which may be in one file.
 
-    Args:   files: those of its manifest
-    Raises: ValueError: the table names other files, or pieces that do not make up their tensor
+    Args:   bytes_of: the files of its manifest with their sizes
+    Raises: ValueError: pieces that do not make up their tensor, or more than the files can hold
     """
-    if TABLE not in files:
+    if TABLE not in bytes_of:
         with safe_open(path / WHOLE, "pt") as opened:
             names = list(opened.keys())
             return whole({name: opened.get_tensor(name) for name in names}, WHOLE)
-    table = {}
+    table, left = {}, dict(bytes_of)
     for name, told in json.loads((path / TABLE).read_text()).items():
         dtype = getattr(torch, told["dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"tensor {name} is of no dtype")
         pieces = [Piece(file, tuple(at), tuple(size)) for file, at, size in told["pieces"]]
-        held = sum(math.prod(piece.size) for piece in pieces)
-        if held != math.prod(told["shape"]) or any(piece.file not in files for piece in pieces):
+        for piece in pieces:
+            left[piece.file] -= math.prod(piece.size) * dtype.itemsize
+        if sum(math.prod(piece.size) for piece in pieces) != math.prod(told["shape"]):
             raise ValueError(f"the pieces of tensor {name} do not make it up")
         table[name] = Stored(dtype, tuple(told["shape"]), tuple(pieces))
+    if min(left.values()) < 0:
+        raise ValueError("it tells of more than the files hold")
     return table
 
 
