@@ -2,14 +2,20 @@
 
 import contextlib
 import errno
+import io
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -197,6 +203,71 @@ def test_a_clock_that_jumps_decides_nothing(tmp_path, reference, monkeypatch):
     # Saved at the ends of the epochs, and never because a clock said that an hour had passed.
     found = checkpoint.found(tmp_path / "run" / "checkpoints")
     assert [one.images_seen for one in found][-2:] == [208, 304]
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
+    """A run that was stopped in the middle, with the names of its newest checkpoint's files."""
+    out = tmp_path_factory.mktemp("half") / "run"
+    with pytest.raises(Stopped):
+        train(out, loss=at_step({9: lambda: os.kill(os.getpid(), signal.SIGTERM)}))
+    newest = checkpoint.found(out / "checkpoints")[-1].path
+    return out, newest.name, sorted(file.name for file in newest.iterdir())
+
+
+@given(draw=st.data())
+@hypothesis.settings(max_examples=8, deadline=None)
+def test_any_damage_to_a_file_of_a_checkpoint_is_named_and_the_bits_are_made_again(
+    half, reference, tmp_path_factory, draw
+):
+    whole, newest, names = half
+    out = tmp_path_factory.mktemp("damaged") / "run"
+    shutil.copytree(whole, out)
+    file = out / "checkpoints" / newest / draw.draw(st.sampled_from(names))
+    content = bytearray(file.read_bytes())
+    place = draw.draw(st.integers(0, len(content) - 1))
+    if draw.draw(st.booleans()):
+        content[place] ^= 1 << draw.draw(st.integers(0, 7))
+    else:
+        del content[place:]
+    file.write_bytes(content)
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        train(out, loss=at_step({}), show="lines")
+    assert f"damaged checkpoint: {file} " in said.getvalue()
+    assert bits(out) == reference
+    assert (out / "checkpoints" / f"damaged-{newest}" / file.name).read_bytes() == bytes(content)
+    shutil.rmtree(out)
+
+
+def test_a_second_command_on_the_same_folder_is_refused_and_harms_nothing(tmp_path, reference):
+    program = (
+        "import sys\nfrom tests.train.test_faults import at_step, train\n"
+        "train(sys.argv[1], loss=at_step({}))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    others = []
+
+    def start_another():
+        root = Path(__file__).parents[2]
+        others.append(
+            subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+        )
+
+    train(tmp_path / "run", loss=at_step({5: start_another}))
+    assert others[0].returncode != 0
+    assert f"is in use: process {os.getpid()} on " in others[0].stderr
+    assert "choose another folder with --out" in others[0].stderr
+    assert bits(tmp_path / "run") == reference
+
+
+def test_every_fault_of_the_table_has_its_test():
+    root = Path(__file__).parents[2]
+    rows = (root / "docs" / "faults.md").read_text().splitlines()
+    named = [row.split("|")[3].strip() for row in rows if row.startswith("| ") and "::" in row]
+    assert len(named) > 25 and len(set(named)) == len(named)
+    for name in named:
+        file, _, test = name.partition("::")
+        assert f"def {test}(" in (root / file).read_text(), name
 
 
 def test_a_folder_moved_between_two_commands(tmp_path, reference):

@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 import toque
 from tests.train.test_fit import TRAIN, VAL, network, settings
-from toque import checks, cli
+from toque import checks, cli, durable
 from toque.train import replay
 from toque.train.state import checkpoint
 
@@ -193,9 +195,79 @@ def test_a_model_built_before_the_run_needs_a_checkpoint(tmp_path):
     torch.manual_seed(0)
     model, data = network(), {"train": TRAIN, "val": VAL}
     toque.fit(settings(tmp_path / "run"), **data, model=model, show="quiet")
-    with pytest.raises(ValueError, match="after a checkpoint that is left"):
+    sentence = r"step must be \d+ or later, after the oldest checkpoint left, for a module built"
+    with pytest.raises(ValueError, match=sentence):
         replay(tmp_path / "run", step=3, **data, model=network())
     assert replay(tmp_path / "run", step=STEPS, **data, model=network()).exact
+
+
+def test_it_says_how_many_steps_it_runs_and_why(run, tmp_path):
+    said = []
+    again(run, step=9, say=said.append)
+    out = tmp_path / "run"
+    shutil.copytree(run, out)
+    for one in checkpoint.found(out / "checkpoints")[:12]:
+        shutil.rmtree(one.path)
+    oldest = checkpoint.found(out / "checkpoints")[0].images_seen
+    again(out, step=4, say=said.append)
+    again(out, step=oldest // 16 + 3, say=said.append)
+    shutil.rmtree(out / "checkpoints" / f"images-{oldest + 16:012d}")
+    again(out, step=oldest // 16 + 2, say=said.append)
+    assert said == [
+        "one step, from the checkpoint just before it",
+        "4 steps, from the beginning: no checkpoint before it was kept; the oldest left is at "
+        f"image {oldest} (checkpoint.keep = 99)",
+        "one step, from the checkpoint just before it",
+        f"2 steps, from the checkpoint at image {oldest}",
+    ]
+
+
+def photos_of(folder):
+    for kind in ("cat", "dog"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.random.default_rng(number).integers(0, 255, (12, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.bmp")
+    return folder
+
+
+def test_files_written_since_the_run_began_are_named(tmp_path, capsys):
+    photos, out = photos_of(tmp_path / "photos"), tmp_path / "run"
+    run = settings(out, data=str(photos), batch_size=4, epochs=1)
+    toque.fit(run, show="quiet")
+    before = replay(out, step=2)
+    file = photos / before.names[1]
+    pixels = bytearray(file.read_bytes())
+    pixels[-30:] = bytes(30)  # as many bytes as there were: the fingerprint is the same
+    file.write_bytes(pixels)
+    os.utime(file, ns=(time.time_ns(), time.time_ns() + 10**9))
+    found = replay(out, step=2)
+    assert len(found.notes) == 1 and found.exact is not True
+    assert found.notes[0].startswith(f"1 (train/{before.names[1]}) written since this run began")
+    assert found.loss != before.loss
+    capsys.readouterr()
+    toque.fit(run, show="lines")
+    assert f"warning: 1 (train/{before.names[1]}) written since" in capsys.readouterr().err
+    # Another copy of the data has other times throughout, and nothing is said of it.
+    for file in photos.rglob("*.bmp"):
+        os.utime(file, ns=(time.time_ns(), time.time_ns() + 10**9))
+    assert replay(out, step=2).notes == ()
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    photos, out, sheet = photos_of(tmp_path / "photos"), tmp_path / "run", tmp_path / "step.png"
+    toque.fit(settings(out, data=str(photos), batch_size=4, epochs=1), show="quiet")
+    command = ["replay", str(out), "--step", "2", "-o", str(sheet)]
+    assert CliRunner().invoke(cli.app, command).exit_code == 0
+    whole = sheet.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "sync", full)
+    assert CliRunner().invoke(cli.app, command).exit_code != 0
+    assert sheet.read_bytes() == whole
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "run", "step.png"}
 
 
 def test_the_command_shows_the_step_and_writes_the_picture(tmp_path):

@@ -32,10 +32,13 @@ def replay(
 
     Example: toque replay runs/flowers --step 120 -o step.png
     """
+    import io
     import json
     import math
 
-    from toque import checks
+    from PIL import Image
+
+    from toque import checks, durable
 
     if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise checks.invalid(
@@ -53,7 +56,10 @@ def replay(
     order = replay_sheet.by_loss(found)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        replay_sheet.sheet(found).save(out)
+        picture = io.BytesIO()
+        kind = Image.registered_extensions()[out.suffix.lower()]
+        replay_sheet.sheet(found).save(picture, kind)
+        durable.write(out, picture.getvalue())
     if as_json:
         print(json.dumps(_summary(found, order)))
         return
@@ -74,6 +80,8 @@ def replay(
     if found.exact is not None:
         same = "are those" if found.exact else "ARE NOT those"
         print(f"the weights after it {same} of the run's checkpoint, bit for bit")
+    else:
+        print("no checkpoint of the run lies just after it, to compare the weights with")
     table = Table("image", "epoch", "target", "answer", "loss")
     for position in order[:_ROWS]:
         value = found.losses[position] if found.losses else math.nan

@@ -121,6 +121,8 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             total_images = now.images_seen
         if not fresh:
             shown.say(f"{out.path} continues at image {now.images_seen} of {total_images}")
+            if world.first and (rewritten := images.rewritten(out.path)):
+                warn(rewritten)
         log: MetricsLog | SilentLog = SilentLog()
         if world.first:
             others = loggers.create(run, out.path, now.images_seen, warn)

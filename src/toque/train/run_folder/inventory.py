@@ -58,12 +58,44 @@ class Inventory:
         told = [f"{_some(keys)} {kind}" for kind, keys in kinds.items() if keys]
         return ", ".join(told) or None
 
+    def rewritten(self, folder: Path) -> str:
+        """Which files were written after the run began; "" if none, or all (a copy of the data).
+
+        Their names and sizes may be as before, so that the fingerprint is too.
+        """
+        try:
+            began = (folder / FILE).stat().st_mtime_ns
+        except OSError:
+            return ""
+        files = list(self._files())
+        later = [key for key, path in files if _written(path) > began]
+        if not later or len(later) == len(files):
+            return ""
+        return (
+            f"{_some(later)} written since this run began: if pixels changed, its bits do too. "
+            "Put the files back that it began with."
+        )
+
+    def _files(self) -> Iterator[tuple[tuple[str, str], Path]]:
+        for part, source in (("train", self._splits.train), ("val", self._splits.val)):
+            for index in range(len(source)):
+                for path in (source.path(index), source.mask_path(index)):
+                    if path is not None:
+                        yield (part, source.name(index)), path
+
     def _entries(self) -> Iterator[tuple[str, str, str]]:
         for part, source in (("train", self._splits.train), ("val", self._splits.val)):
             if len(source) and not source.stamp(0):
                 continue  # numbers for names, and nothing known of the images: nothing to tell
             for index in range(len(source)):
                 yield part, source.name(index), source.stamp(index)
+
+
+def _written(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # reading it will say so
+        return 0
 
 
 def _some(keys: list[tuple[str, str]]) -> str:

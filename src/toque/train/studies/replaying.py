@@ -111,7 +111,8 @@ def replay(
     world = World()
     fingerprint = environment.fingerprint(device) | {"precision": precision.name}
     fingerprint |= preparing.fingerprint(run, world)
-    folder.refuse_other(path, run, prepare.record(splits, fingerprint), Inventory(splits))
+    inventory = Inventory(splits)
+    folder.refuse_other(path, run, prepare.record(splits, fingerprint), inventory)
     total_images = parts.total_images(run, splits)
     number = _number(step, images, run.batch_size, total_images // run.batch_size)
     start = (number - 1) * run.batch_size
@@ -128,14 +129,16 @@ def replay(
         taken.load_state_dict(state)
     elif isinstance(model, nn.Module):
         raise checks.invalid(
-            "replay", "step", "after a checkpoint that is left, for a module built before the run",
-            number, "Give fit a function that builds the model: then every step can be replayed.",
+            "replay", "step", f"{_left(path, run)}, for a module built before the run", number,
+            "Give fit a function that builds the model: then every step can be replayed.",
         )  # fmt: skip
     before = {key: began.get(key, "not known") for key in fingerprint}
+    if rewritten := inventory.rewritten(path):
+        notes.append(rewritten)
     notes += environment.differences(state["environment"] if state else before, fingerprint)
     began_images = images_seen = state["images_seen"] if state else 0
     factor = state["nonfinite"]["rate_factor"] if state else 1.0
-    say(f"{number - images_seen // run.batch_size} steps from image {images_seen}")
+    say(_told(number - images_seen // run.batch_size, images_seen, state is None, path, run))
 
     network.train()
     with contextlib.ExitStack() as end:
@@ -204,6 +207,30 @@ def _number(step: int | None, images: int | None, batch_size: int, total_steps: 
             f"A step has {batch_size} images; the first is 1.",
         )  # fmt: skip
     return number
+
+
+def _left(path: Path, run: Run) -> str:
+    """Which steps a checkpoint that is left comes before."""
+    found = checkpoint.found(path / "checkpoints")
+    if not found:
+        return "after a checkpoint, of which none is left"
+    return (
+        f"{found[0].images_seen // run.batch_size + 1} or later, after the oldest checkpoint left"
+    )
+
+
+def _told(steps: int, images: int, anew: bool, path: Path, run: Run) -> str:
+    """How many steps are run, and why so many."""
+    if steps == 1:
+        return "one step, from the checkpoint just before it"
+    found = checkpoint.found(path / "checkpoints")
+    if not anew:
+        return f"{steps} steps, from the checkpoint at image {images}"
+    oldest = f"; the oldest left is at image {found[0].images_seen}" if found else ""
+    return (
+        f"{steps} steps, from the beginning: no checkpoint before it was kept{oldest} "
+        f"(checkpoint.keep = {run.checkpoint.keep})"
+    )
 
 
 def _newest_before(checkpoints: Path, images: int) -> tuple[dict[str, Any] | None, list[str]]:
