@@ -96,8 +96,7 @@ def _usual(
         or targets.dtype != torch.int64
         or logits.dtype not in (torch.float32, torch.float64)
         or not 0 <= label_smoothing <= 1
-        or not labels.is_readable(targets)
-        or not labels.is_readable(logits)
+        or not labels.is_readable(targets, logits)
     ):
         return None
     try:

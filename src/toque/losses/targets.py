@@ -14,6 +14,9 @@ from torch import Tensor
 
 from toque import checks
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
 
 def check_logits(where: str, logits: Tensor) -> None:
     """Logits are floating and have a class axis: [B, K, ...].
@@ -80,14 +83,14 @@ def check_targets(where: str, logits: Tensor, targets: Tensor, ignore_index: int
     return False
 
 
-def is_readable(tensor: Tensor) -> bool:
-    """True when reading values costs no synchronisation and breaks no trace: a plain CPU tensor."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+def is_readable(*tensors: Tensor) -> bool:
+    """True when reading values costs no synchronisation and breaks no trace: plain CPU tensors."""
+    if torch.compiler.is_compiling():
+        return False
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or not tensor.is_cpu or _is_wrapped(tensor):
+            return False
+    return True
 
 
 def explain(where: str, targets: Tensor, num_classes: int, ignore_index: int | None) -> str | None:

@@ -55,6 +55,7 @@ def build_step(
         run, offload = run.changed(memory=settings), planned.offload
     half_life_images = run.ema.half_life_epochs * num_images
     mixed = run.mix.mixup or run.mix.cutmix
+    late = any(rule.frozen_epochs for rule in run.rules)
     return Step(
         network,
         loss,
@@ -67,7 +68,7 @@ def build_step(
         clip=run.clip,
         ema=EMA(network, half_life_images=half_life_images) if half_life_images else None,
         mixing=Mixing(run.mix, len(splits.classes), run.seed) if mixed else None,
-        freezing=Freezing(run.rules, num_images),
+        freezing=Freezing(run.rules, num_images) if late else None,
         sam=run.optimizer.sam,
         exchange=preparing.exchange(run, world, network, loss),
     )

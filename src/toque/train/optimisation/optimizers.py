@@ -68,9 +68,10 @@ class Optimizers:
 
     def _reads(self, bad: Tensor) -> bool:
         """Whether the flag is read here: where that is free, or where nothing else is right."""
+        if bad.is_cpu or not self._skipping:
+            return True
         # The first step allocates the state, which a flagged SGD would leave uninitialised.
-        begun = all(part.state for part in self.parts.values())
-        return bad.device.type == "cpu" or not self._skipping or not begun
+        return not all(part.state for part in self.parts.values())
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -19,8 +19,8 @@ from toque.train.state import checkpoint
 from toque.train.state.snapshot import Camera, Snapshot
 
 _RETRY_S = 60.0
-# Where the training keeps every core busy, the writer gets 5 % of one of them (niceness 10: 10 %, as
-# much slower was each step) and takes that much longer; where the training waits for it, all of it.
+# Where the training keeps every core busy, the writer gets 5 % of one of them (niceness 10: 10 %,
+# as much slower was each step) and takes that much longer; where the training waits for it, all.
 _WRITER_NICENESS = 13
 _TELLING_SHARE = 0.1  # of the machine's memory: a copy larger than this is worth a word
 

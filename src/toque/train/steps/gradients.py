@@ -28,6 +28,7 @@ class Gradients:
         kinds = {(parameter.device, parameter.dtype) for parameter in self._parameters}
         self._alike = len(kinds) == 1
         self._dtype = self._parameters[0].dtype
+        self._sharded = any(sharding.is_piece(parameter) for parameter in self._parameters)
 
     def clear(self) -> None:
         """Forget them; the next backward makes new ones."""
@@ -42,7 +43,7 @@ class Gradients:
                  no finite number; and whether a gradient is (what a loss scale asks)
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
-        pieces = [sharding.piece(gradient) for gradient in gradients]
+        pieces = [sharding.piece(g) for g in gradients] if self._sharded else gradients
         overflowed = torch.zeros((), device=loss.device)
         scale = self._one if inverse_scale is None else inverse_scale
         # One pass to check and unscale; torch.amp.GradScaler's own operation.

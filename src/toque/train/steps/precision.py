@@ -18,6 +18,7 @@ from torch import Tensor
 from toque import checks
 
 NAMES = ("float32", "tf32", "bfloat16", "float16")
+NOTHING = nullcontext()  # one for all: it is entered at every step
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -47,7 +48,7 @@ class Precision:
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of one forward pass and its loss."""
         if self._half is None:
-            return nullcontext()
+            return NOTHING
         return torch.autocast(self.device.type, dtype=self._half)
 
     @contextmanager

@@ -10,7 +10,7 @@ changes nothing: no weight, no optimiser state, no running statistics. A GPU dec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from toque.train.run import ClipSettings
 from toque.train.steps import compiled, cutting, memory
 from toque.train.steps.gradients import Gradients
 from toque.train.steps.mixing import Mixing
-from toque.train.steps.precision import LossScale, Precision
+from toque.train.steps.precision import NOTHING, LossScale, Precision
 from toque.train.steps.sharpness import Ascent
 from toque.train.steps.statistics import Statistics
 from toque.train.tasks.task import Loss
@@ -247,7 +247,7 @@ class Step:
     def _keeping(self) -> AbstractContextManager[Any]:
         """Where what backward needs is kept."""
         if not self._offload:
-            return nullcontext()
+            return NOTHING
         return torch.autograd.graph.save_on_cpu(pin_memory=self._device.type == "cuda")
 
     def _module(self) -> nn.Module:
