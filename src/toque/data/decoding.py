@@ -174,6 +174,9 @@ def opened(file: bytes | Path, max_pixels: int, name: str) -> Iterator[Image.Ima
             yield image
     except (checks.UserMistake, MemoryError):
         raise
+    except Image.DecompressionBombError as error:
+        first = str(error).partition(",")[0]
+        raise unreadable(name, f"{first}: a mistake or a bomb") from None
     except UnidentifiedImageError:
         raise unreadable(name, "not an image of a known kind") from None
     except Exception as error:  # Pillow's plugins meet damage with almost any exception

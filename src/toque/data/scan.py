@@ -71,6 +71,8 @@ def look_at(path: Path, *, thorough: bool, max_pixels: int) -> FileFacts:
     size_bytes = 0
     try:
         status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            return FileFacts(0, False, False, "a folder")
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
             return FileFacts(0, False, False, "not a file but a pipe, socket or device")
         size_bytes = status.st_size

@@ -18,6 +18,7 @@ import numpy as np
 from toque import checks
 from toque.data.files import Listed
 from toque.data.layouts import PARTS
+from toque.data.listing import some
 from toque.data.places import Folder, Place, Remote
 from toque.data.targets import Targets, Task
 from toque.data.written import of_values
@@ -62,22 +63,70 @@ def read_table(source: str, columns: Columns, task: Task | None) -> Listed:
     where = name
     if not rows.height:
         raise checks.invalid("data", source, "a table with rows", "none", "Add images.")
-    paths = [str(value) for value in rows.column(where, "path", columns.path, _PATH)]
-    for at, path in enumerate(paths):
-        if not path or path == "None":
-            raise checks.invalid(
-                where, "every path", "a file", f"nothing in row {at + 1}", "Fill it."
-            )
+    paths = _paths(place, where, rows.column(where, "path", columns.path, _PATH))
     labels = columns.label
     if labels is not None and not isinstance(labels, str):
         found, masks = _of_columns(rows, where, labels, task), None
     else:
         named = rows.find(where, "label", labels, _LABEL)
         found, masks = _of_column(rows, where, named, task)
+    parts = _parts(rows, where, columns.split)
     return Listed(
-        place, paths, found, masks=masks, parts=_parts(rows, where, columns.split),
-        weights=_weights(rows, where, columns.weight),
+        place, paths, found, masks=masks, parts=parts,
+        weights=_weights(rows, where, columns.weight), notes=_repeated(paths, found, parts),
     )  # fmt: skip
+
+
+def _paths(place: Place, where: str, cells: Sequence[object]) -> list[str]:
+    """The names of the files; those with the backslashes of Windows are read with slashes."""
+    paths = []
+    for at, cell in enumerate(cells):
+        path = "" if cell is None else str(cell)
+        if not path or "\0" in path:
+            found = f"{'nothing' if not path else 'a zero byte'} in row {at + 1}"
+            raise checks.invalid(where, "every path", "a file", found, "Mend it.")
+        if "://" in path:
+            raise checks.invalid(
+                where, "every path", "of a file beside the table, or an absolute one",
+                f"{path} in row {at + 1}",
+                "Put the table where the images are, with paths from there, and give its URL.",
+            )  # fmt: skip
+        if "\\" in path and not _is_there(place, path):
+            path = path.replace("\\", "/")
+        paths.append(path)
+    return paths
+
+
+def _is_there(place: Place, name: str) -> bool:
+    path = place.path(name)
+    return path is not None and path.exists()
+
+
+def _repeated(
+    paths: Sequence[str], targets: Targets, parts: Sequence[str] | None
+) -> tuple[str, ...]:
+    """What a person should know of files that several rows name."""
+    first: dict[str, int] = {}
+    again: list[str] = []
+    other: list[str] = []
+    leaked: list[str] = []
+    for row, path in enumerate(paths):
+        before = first.setdefault(path, row)
+        if before == row:
+            continue
+        again.append(path)
+        if not np.array_equal(targets.values[before], targets.values[row]):
+            other.append(path)
+        if parts is not None and parts[before] != parts[row]:
+            leaked.append(path)
+    notes = []
+    if again:
+        notes.append(f"Rows that name a file again, and count again: {some(again)}.")
+    if other:
+        notes.append(f"Files with another label in another row: {some(other)}.")
+    if leaked:
+        notes.append(f"Files both in train and in val, which makes val too good: {some(leaked)}.")
+    return tuple(notes)
 
 
 def _place(source: str) -> tuple[Place, str]:
@@ -165,6 +214,11 @@ def _text(name: str, content: bytes) -> _Rows:
     if not lines:
         raise checks.invalid("data", name, "a table with a header", "an empty file", "Fill it.")
     header = [cell.strip() for cell in lines[0]]
+    twice = next((title for title in header if title and header.count(title) > 1), None)
+    if twice is not None:
+        raise checks.invalid(
+            name, "the columns", "of different names", f"{twice} twice", "Rename one of them."
+        )
     for at, line in enumerate(lines[1:], start=1):
         if len(line) != len(header):
             raise checks.invalid(

@@ -29,6 +29,7 @@ def of_values(
         )
     words = [str(item) for row in several for item in row] if several else list(map(str, values))
     if task is None:
+        _check_finite(where, words)
         task = _task_of(words, bool(several))
     if task == "classification" and several:
         raise checks.invalid(where, "labels", "one for each image", several[0], "Take multilabel.")
@@ -52,6 +53,18 @@ def of_values(
             "Complete the rows.",
         )  # fmt: skip
     return targets.of(where, np.array(floats, np.float32), names or None, "regression")
+
+
+def _check_finite(where: str, words: Sequence[str]) -> None:
+    """Numbers among which some are missing are no names of classes."""
+    if not all(map(_is_float, words)):
+        return
+    for at, word in enumerate(words):
+        if not _is_number(word):
+            raise checks.invalid(
+                where, "every label", "a finite number, as the others are",
+                f"{word!r} at {at + 1}", "Mend it, or leave the row out.",
+            )  # fmt: skip
 
 
 def _task_of(words: Sequence[str], several: bool) -> Task:
@@ -87,10 +100,16 @@ def _known(where: str, word: str, numbers: dict[str, int], at: int) -> int:
 
 
 def _is_number(word: str) -> bool:
+    return _is_float(word) and bool(np.isfinite(float(word)))
+
+
+def _is_float(word: str) -> bool:
+    """Whether it reads as a number, or as nan or inf."""
     try:
-        return bool(np.isfinite(float(word)))
+        float(word)
     except ValueError:
         return False
+    return True
 
 
 def _number(where: str, value: object, at: int) -> float:

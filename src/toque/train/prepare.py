@@ -82,6 +82,12 @@ def resolve(run: Run, splits: Splits, own: Own, task: Task) -> Run:
     Raises: ValueError: an optimiser, argument, preset or model that does not exist; a sampling that
             the data does not allow
     """
+    if task.name == "classification" and len(task.names) < 2 and own.loss is None:
+        raise checks.invalid(
+            "data", "the number of classes", "at least 2", f"only {', '.join(task.names)}",
+            "Add images of another class; of a table, say which column with "
+            "--set table.label=NAME.",
+        )  # fmt: skip
     order_of(splits.train, sampling_of(run), run.seed)  # says what the data lacks for it
     image_size = run.image_size or task.image_size(short_side(splits.train))
     model = run.model or task.model_name(image_size)
