@@ -119,7 +119,7 @@ def likely_cause(
     if ratios.numel() and bool((ratios - ratios.mean()).abs().max() < 1e-3 * ratios.mean().abs()):
         ratio = float(ratios.mean())
         return (
-            f"backward returns a gradient for `{name}` that is {ratio:.4g} times the numerical "
+            f"backward returns a gradient for `{name}` that is {ratio:.6g} times the numerical "
             f"one: {_factor(ratio)}"
         )
     if analytic.numel() > 1 and bool((analytic - numeric).std() < 1e-4 * numeric.abs().max()):
@@ -135,14 +135,19 @@ def likely_cause(
             f"the gradient for `{name}` is wrong in {int((~right).sum())} of {right.numel()} "
             "elements checked: is a case (a sign, a border, a clamp) treated differently?"
         )
-    return f"the gradient for `{name}` is not the numerical one: is a term missing?"
+    return (
+        f"the gradient for `{name}` is not the numerical one: is a term missing, or a part "
+        "detached (.detach(), .item(), no_grad)?"
+    )
 
 
 def _factor(ratio: float) -> str:
+    if abs(ratio - 1) < 5e-3:
+        return "is a small term left out or held constant?"
     if abs(ratio + 1) < 1e-2:
         return "is a sign lost?"
-    if ratio > 1 and abs(ratio - round(ratio)) < 1e-3:
+    if 1 < ratio < 1e6 and abs(ratio - round(ratio)) < 1e-3:
         return "is a sum or a term taken twice?"
-    if 0 < ratio < 1 and abs(1 / ratio - round(1 / ratio)) < 1e-3:
+    if 1e-6 < ratio < 1 and abs(1 / ratio - round(1 / ratio)) < 1e-3:
         return f"is a mean over {round(1 / ratio)} taken twice?"
     return "is a factor wrong or left out?"

@@ -148,7 +148,36 @@ def called_twice(subject: Subject) -> str:
                 f"{wrong}: is something kept on the module or the class between forward and "
                 "backward?"
             ) from None
+    _keeps_results_apart(subject)
     return ""
+
+
+def _keeps_results_apart(subject: Subject) -> None:
+    """Outputs and gradients of one call are not overwritten by the next."""
+    results: list[tuple[str, Tensor]] = []
+    for factor in (1.0, 0.9):
+        values = [
+            (v.detach() * factor).requires_grad_(v.requires_grad) if v.is_floating_point() else v
+            for v in subject.values()
+        ]
+        outputs = subject.call(values)
+        sources = [output for output in outputs if output.requires_grad]
+        leaves = [v for v in values if v.requires_grad]
+        found: tuple[Tensor | None, ...] = ()
+        if sources and leaves:
+            cotangents = [factor * c for c in cotangents_for(sources)]
+            found = torch.autograd.grad(sources, leaves, cotangents, allow_unused=True)
+        if not results:
+            results = [("the output", output) for output in outputs]
+            results += [("a gradient", g) for g in found if g is not None]
+            kept = [result.detach().clone() for _, result in results]
+    for (name, result), before in zip(results, kept, strict=True):
+        with torch.no_grad():
+            same = torch.equal(result.nan_to_num(), before.nan_to_num())
+        if not same:
+            raise Wrong(
+                f"{name} of one call is overwritten by the next call: is a buffer used again?"
+            )
 
 
 def backward_twice(subject: Subject) -> str:

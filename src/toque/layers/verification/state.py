@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import copy
 import io
+import random as python_random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from toque import random
 from toque.layers.verification import compare, gradients
-from toque.layers.verification.inputs import batch_positions
+from toque.layers.verification.sizes import batch_positions
 from toque.layers.verification.subject import NotSupported, Subject, Wrong
 
 
@@ -125,7 +127,23 @@ def keeps_state(subject: Subject) -> str:
                     parameter.mul_(1.25).add_(0.05)
     hint = "is a result of the old parameters kept (a stale cache)?"
     _same(used, unused, arguments, "in eval after the parameters changed", hint)
+    _forgets_other_inputs(module, arguments)
     return ""
+
+
+def _forgets_other_inputs(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    """A copy that has seen other inputs of the same shapes gives what a new copy gives."""
+    others = pytree.tree_map_only(
+        Tensor, lambda t: 0.5 * t + 0.2 if t.is_floating_point() else t.flip(0), arguments
+    )
+    seen = _copied(module, "before a step")
+    with mode(seen, False), torch.no_grad():
+        try:
+            seen(*others)
+        except Exception:  # outside the layer's domain
+            return
+    hint = "is something that depends on the inputs' values cached by their shape alone?"
+    _same(seen, module, arguments, "in eval after other inputs of the same shape", hint)
 
 
 def _same(a: nn.Module, b: nn.Module, arguments: tuple[Any, ...], when: str, hint: str) -> None:
@@ -190,14 +208,26 @@ def leaves_globals_alone(subject: Subject) -> str:
         raise Wrong(f"it changes torch's {', '.join(changed)} for the whole process")
     states = []
     for seed in (0, 1):
+        # `call` seeds torch's alone.
+        random.seed_globals(seed, "verify")
         subject.call(subject.values(torch.float32), seed=seed)
-        states.append(torch.get_rng_state())
-    if torch.equal(*states):
-        raise Wrong(
-            "it reseeds torch's generator: every draw after it repeats; draw with a Generator of "
-            "its own"
-        )
+        states.append(_generators())
+    for name, state in states[0].items():
+        if state == states[1][name]:
+            raise Wrong(
+                f"it reseeds {name}'s generator: every draw after it repeats; draw with a "
+                "generator of its own"
+            )
     return ""
+
+
+def _generators() -> dict[str, object]:
+    """The states of the process-wide generators, comparable with ==."""
+    return {
+        "torch": torch.get_rng_state().tolist(),
+        "Python": python_random.getstate(),
+        "NumPy": [np.asarray(part).tolist() for part in np.random.get_state()],
+    }
 
 
 def process_settings() -> dict[str, Any]:

@@ -180,15 +180,22 @@ class Subject:
         }
         gradients: dict[str, Tensor | None] = dict.fromkeys(leaves)
         if sources and leaves:
+            if cotangents is None:
+                # By position among all outputs: which of them require gradients may change.
+                floating = [o for o in outputs if o.is_floating_point() or o.is_complex()]
+                pairs = zip(floating, cotangents_for(floating), strict=True)
+                cotangents = [c for o, c in pairs if o.requires_grad]
             found = torch.autograd.grad(
                 sources,
                 list(leaves.values()),
-                list(cotangents) if cotangents is not None else cotangents_for(sources),
+                list(cotangents),
                 allow_unused=True,
                 retain_graph=retain_graph,
             )
             gradients = dict(zip(leaves, found, strict=True))
-        return Outcome([output.detach() for output in outputs], gradients)
+        # Copies: a layer that uses a buffer again would change the answer afterwards.
+        with torch.no_grad():
+            return Outcome([output.clone() for output in outputs], gradients)
 
     def resized(self, resize: Callable[[int, Tensor], Tensor]) -> Subject:
         """The same layer with other example inputs; parameters keep their shapes."""

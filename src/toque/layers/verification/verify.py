@@ -12,15 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toque import checks
+from toque import checks, random
 from toque.layers.saved import trace_saved
 from toque.layers.verification import (
     gradients,
+    graph,
     inputs,
     lifetime,
     precision,
     reference,
     retention,
+    sizes,
     state,
     transforms,
 )
@@ -32,6 +34,8 @@ Check = Callable[[Subject], str]
 CHECKS: dict[str, Check] = {
     "gradients": gradients.first,
     "gradients at other scales": gradients.at_other_scales,
+    "shapes of gradients": graph.gradient_shapes,
+    "weights are parameters": graph.own_leaves,
     "inputs left alone": lifetime.leaves_inputs_alone,
     "views": lifetime.views,
     "changes in place caught": lifetime.changes_are_caught,
@@ -44,8 +48,10 @@ CHECKS: dict[str, Check] = {
     "saved memory visible": retention.hidden_memory,
     "strides": inputs.strides,
     "strides of grad_output": inputs.grad_output_strides,
-    "empty batch": inputs.empty_batch,
-    "other sizes": inputs.odd_sizes,
+    "empty batch": sizes.empty_batch,
+    "other sizes": sizes.odd_sizes,
+    "images apart": sizes.images_apart,
+    "zeros": inputs.zeros,
     "large values": inputs.large_values,
     "float32": precision.single,
     "bfloat16 and float16": precision.half,
@@ -84,7 +90,14 @@ _NOT_SHRUNK = {
 }  # fmt: skip
 _MAX_SHRINKING_S = 0.5
 # They compare layouts or dtypes, for which torch draws other numbers from the same seed.
-_NEED_NO_DRAWS = {"strides", "float32", "bfloat16 and float16", "autocast", "large values"}
+_NEED_NO_DRAWS = {
+    "strides",
+    "images apart",
+    "float32",
+    "bfloat16 and float16",
+    "autocast",
+    "large values",
+}
 
 
 def verify(
@@ -119,13 +132,9 @@ def verify(
             raise checks.invalid(
                 "verify", "check", "a known one", name, checks.nearest(name, CHECKS)
             )
-    rng_state = torch.get_rng_state()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said in the report
-            return _verified(target, example_inputs, reference, required, skip, only)
-    finally:
-        torch.set_rng_state(rng_state)
+    with random.kept_globals(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is wrong is said in the report
+        return _verified(target, example_inputs, reference, required, skip, only)
 
 
 def _verified(
@@ -209,7 +218,11 @@ def _draws(subject: Subject) -> bool:
     """True when another torch seed gives another output, as Dropout does."""
     settings = state.process_settings()
     try:
-        first, other = (subject.call(subject.values(), seed=seed) for seed in (0, 1))
+        with torch.no_grad():
+            first, other = (
+                [output.clone() for output in subject.call(subject.values(), seed=seed)]
+                for seed in (0, 1)
+            )
     except Exception:
         return False
     finally:
