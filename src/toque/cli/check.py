@@ -23,7 +23,7 @@ def check(
     ] = False,
     run: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Also the labels that this run surely contradicts."),
+        typer.Option(metavar="RUN", help="Also the labels that this run contradicts."),
     ] = None,
     seed: Annotated[
         int, typer.Option(metavar="N", help="Of the split, where there is no val part.")
@@ -56,8 +56,8 @@ def check(
     if run is not None:
         from toque.train.studies.contradicted import contradicted
 
-        more, read = contradicted(run)
-        found = found if more is None else found.with_finding(more, read)
+        for more, read in contradicted(run, show="quiet" if quiet or json_too else "auto"):
+            found = found.with_finding(more, read)
     if out is not None:
         from toque.train.report.check_page import write_check
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toque import augment, durable, random
-from toque.data import Splits
+from toque.data import Source, Splits
 from toque.random import Key
 from toque.train import first_signal, prepare, tasks
 from toque.train import run as settings_of
 from toque.train.logs import clock
 from toque.train.logs.log import read_rows
-from toque.train.metrics import Answers, Scores, suspects
+from toque.train.metrics import Answers, Scores, Suspect, suspects, unlearnt
+from toque.train.metrics import answers as answer_files
 from toque.train.run import Run
 from toque.train.run_folder import environment, folder, kept, outcome
 from toque.train.run_folder.folder import RunFolder, read_run
@@ -26,7 +27,7 @@ from toque.train.tasks.pictures import displayed
 from toque.train.tasks.task import Table
 
 if TYPE_CHECKING:
-    from toque.train.report import Picture
+    from toque.train.report import Doubtful, Picture
 
 _MISTAKES = 24
 _SUSPECTS = 12
@@ -60,6 +61,8 @@ def conclude(
         evaluation.table(splits.classes) if scores is None else Table((), ()), intervals,
     )  # fmt: skip
     outcome.write(out.path, ended, recorded["data_fingerprint"])
+    # Of weights that are no more, if this run was continued.
+    (out.path / answer_files.LEARNT).unlink(missing_ok=True)
     write_report(out.path, splits)
     return scores
 
@@ -119,6 +122,9 @@ def write_report(path: Path, splits: Splits | None) -> Path:
             contents = replace(contents, worst=found[0].worst_pictures(splits, pipeline))
         if answers is not None:
             contents = replace(contents, **_looked_at(splits, answers))
+            learnt = answer_files.read(path, answer_files.LEARNT)
+            if learnt is not None and learnt[1] == recorded["data_fingerprint"]:
+                contents = replace(contents, **_unlearnt(splits, learnt[0]))
     report.write(path / folder.REPORT, contents)
     return path / folder.REPORT
 
@@ -131,27 +137,44 @@ def _changed(asked: Run) -> set[str]:
 
 def _looked_at(splits: Splits, answers: Answers) -> dict[str, Any]:
     """The parts of the report that show validation images: mistakes, suspects, the recognised."""
-    from toque.train.report import Doubtful
-
     surest = np.argsort(-answers.confidences, kind="stable")
     worst = surest[~answers.right[surest]][:_MISTAKES].tolist()
     doubted = suspects(answers)
     others = [one.row for one in doubted if one.row not in set(worst)]
     return {
-        "mistakes": _answered(splits, answers, worst),
-        "suspects": _answered(splits, answers, others[:_SUSPECTS]),
-        "correct": _answered(splits, answers, surest[answers.right[surest]][:_RECOGNISED].tolist()),
-        "doubtful": [
-            Doubtful(
-                name=splits.val.name(int(answers.indices[one.row])),
-                label=splits.classes[one.label],
-                answer=_named(splits.classes, one.answer),
-                label_probability=one.label_probability,
-                answer_probability=one.answer_probability,
-            )
-            for one in doubted
-        ],
+        "mistakes": _answered(splits.val, answers, worst),
+        "suspects": _answered(splits.val, answers, others[:_SUSPECTS]),
+        "correct": _answered(
+            splits.val, answers, surest[answers.right[surest]][:_RECOGNISED].tolist()
+        ),
+        "doubtful": _doubtful(splits.val, answers, doubted),
     }
+
+
+def _unlearnt(splits: Splits, answers: Answers) -> dict[str, Any]:
+    """The part of the report that shows training images: labels that were not learnt."""
+    found = unlearnt(answers)
+    rows = [one.row for one in found[:_MISTAKES]]
+    return {
+        "learnt_images": len(answers),
+        "unlearnt": _answered(splits.train, answers, rows),
+        "unlearnt_doubtful": _doubtful(splits.train, answers, found),
+    }
+
+
+def _doubtful(source: Source, answers: Answers, found: Sequence[Suspect]) -> list[Doubtful]:
+    from toque.train.report import Doubtful
+
+    return [
+        Doubtful(
+            name=source.name(int(answers.indices[one.row])),
+            label=source.classes[one.label],
+            answer=_named(source.classes, one.answer),
+            label_probability=one.label_probability,
+            answer_probability=one.answer_probability,
+        )
+        for one in found
+    ]
 
 
 def _named(classes: Sequence[str], number: int) -> str:
@@ -159,18 +182,18 @@ def _named(classes: Sequence[str], number: int) -> str:
     return classes[number] if number < len(classes) else f"output {number}"
 
 
-def _answered(splits: Splits, answers: Answers, rows: Iterable[int]) -> list[Picture]:
-    """Validation images with what was answered, by their rows in the answers."""
+def _answered(source: Source, answers: Answers, rows: Iterable[int]) -> list[Picture]:
+    """Images with what was answered, by their rows in the answers."""
     from toque.train.report import Picture
 
-    classes = splits.classes
+    classes = source.classes
     pictures = []
     for row in map(int, rows):
         index, said = int(answers.indices[row]), int(answers.predictions[row])
         pictures.append(
             Picture(
-                image=displayed(splits.val.read(index)),
-                name=splits.val.name(index),
+                image=displayed(source.read(index)),
+                name=source.name(index),
                 true=classes[answers.targets[row]],
                 predicted=_named(classes, said),
                 confidence=float(answers.confidences[row]),

@@ -16,7 +16,7 @@ from toque.train.metrics.answers import Answers
 from toque.train.metrics.calibration import Calibration, temperature_of
 from toque.train.metrics.classification import Scores, score, scores_of
 from toque.train.metrics.intervals import Interval, difference, resample
-from toque.train.metrics.suspects import Suspect, suspects
+from toque.train.metrics.suspects import Suspect, suspects, unlearnt
 
 __all__ = [
     "Answers",
@@ -30,4 +30,5 @@ __all__ = [
     "scores_of",
     "suspects",
     "temperature_of",
+    "unlearnt",
 ]

@@ -86,6 +86,9 @@ class ReportData:
              signal: of the network before the first step
              doubtful: images whose labels the answers contradict, the firmest first
              suspects: pictures of some of them
+             learnt_images: training images whose labels were looked at, too; 0: none
+             unlearnt_doubtful: those that the kept weights contradict, the firmest first
+             unlearnt: pictures of some of them
              mistakes: pictures in a wrong class, the most confident first
              correct: pictures in the right class, if any are to be shown
              augmented: training images as the model sees them
@@ -113,6 +116,9 @@ class ReportData:
     mistakes: Sequence[Picture] = ()
     suspects: Sequence[Picture] = ()
     doubtful: Sequence[Doubtful] = ()
+    learnt_images: int = 0
+    unlearnt: Sequence[Picture] = ()
+    unlearnt_doubtful: Sequence[Doubtful] = ()
     correct: Sequence[Picture] = ()
     augmented: Sequence[Picture] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)

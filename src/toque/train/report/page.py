@@ -130,6 +130,11 @@ def _context(data: ReportData) -> dict[str, Any]:
         "mistakes": _pictures(data.mistakes),
         "suspects": _pictures(data.suspects),
         "doubtful": [sections.doubtful(one) for one in data.doubtful[:_MOST_ROWS]],
+        "learnt_images": data.learnt_images,
+        "unlearnt": _pictures(data.unlearnt),
+        "unlearnt_doubtful": [
+            sections.doubtful(one) for one in data.unlearnt_doubtful[:_MOST_ROWS]
+        ],
         "correct": _pictures(data.correct),
         "augmented": _pictures(data.augmented),
         "given": {
@@ -137,6 +142,8 @@ def _context(data: ReportData) -> dict[str, Any]:
             "mistakes": len(data.mistakes),
             "suspects": len(data.suspects),
             "doubtful": len(data.doubtful),
+            "unlearnt": len(data.unlearnt),
+            "unlearnt_doubtful": len(data.unlearnt_doubtful),
             "correct": len(data.correct),
             "augmented": len(data.augmented),
         },
