@@ -18,6 +18,7 @@ from toque import checks, data
 from toque.data import Columns, evaluation_batches
 from toque.data.elsewhere import shard_names
 from toque.data.stored import read_idx
+from toque.data.table import read_table
 
 DRAW = np.random.default_rng(0)
 PICTURES = DRAW.integers(0, 256, (8, 9, 7, 3), dtype=np.uint8)
@@ -172,6 +173,9 @@ def test_a_parquet_table_is_read_as_csv(pictures):
         ("path,label", [1] * 8, {"columns": Columns(label="labe")}, r"table.label must be a column; got labe. Did you mean label\?"),
         ("path,label", ["3.5"] * 7 + ["tall"], {"task": "regression"}, "every label must be a number; got 'tall' at 8"),
         ("path,label", ["x"] * 7 + [""], {}, "every label must be filled; got nothing in row 8"),
+        ("path,label", ['"3,5"'] * 8, {"task": "regression"}, r"a number; got '3,5' at 1. Write it with a point, 3\.5"),
+        ("path,labels", ["cat", "dog", "cat dog"] + ["cat"] * 5, {}, r"'cat dog' in row 3, whose words are labels by themselves. Write cat\|dog"),
+        ("path,labels", ["cat|dog", "cat;dog"] + ["cat"] * 6, {}, r"separated alike by one of \| ; ,; got 'cat;dog' in row 2"),
         ("path,split", ["train"] * 8, {"columns": Columns(label="split")}, "with images to validate on; got none"),
         ("path,label,split", [0] * 8, {}, "every split must be train or val .*; got 'tran' in row 8. Did you mean train"),
         ("path,label,weight", [0] * 8, {}, "every weight must be >= 0; got -1 in row 8"),
@@ -600,3 +604,31 @@ def test_a_task_that_the_data_has_not():
     splits = opened("nuclei")
     assert splits.train.task == "segmentation" and splits.classes == ("background", "nucleus")
     assert (len(splits.train), len(splits.val)) == (160, 40)
+
+
+def listing(folder, head, values):
+    """What a table of paths that nobody looks at yet says."""
+    file = folder / "table.csv"
+    file.write_text("\n".join([head, *(f"{n}.png,{value}" for n, value in enumerate(values))]))
+    return read_table(str(file), Columns(), None)
+
+
+def test_whole_numbers_that_hardly_repeat_are_not_taken_for_classes(tmp_path):
+    with pytest.raises(ValueError, match=r"the task of label must be said.*; got 30 different"):
+        listing(tmp_path, "path,label", range(30))
+    assert listing(tmp_path, "path,label", [n % 10 for n in range(30)]).targets.task == (
+        "classification"
+    )  # fmt: skip
+    words = listing(tmp_path, "path,label", [f"person {n}" for n in range(30)]).targets
+    assert words.task == "classification"  # words are never numbers
+
+
+def test_words_that_are_no_labels_stay_together(tmp_path):
+    found = listing(tmp_path, "path,labels", ["traffic light", "red light", "light|car"]).targets
+    assert found.names == ("car", "light", "red light", "traffic light")
+
+
+def test_columns_by_comma(pictures):
+    path = table(pictures, "path,x,y", [f"{n / 2},{n + 0.5}" for n in range(8)])
+    splits = opened(path, columns=Columns(label="x, y"))
+    assert splits.train.task == "regression" and splits.classes == ("x", "y")

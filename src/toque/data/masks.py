@@ -1,11 +1,14 @@
-"""Mask files: the class number of each pixel, as the file holds it.
+"""Mask files: the class number of each pixel, as the file holds it; and the colours of classes.
 
-Shape letters: H height, W width.
+Shape letters: H height, W width, K classes.
 """
 
 from __future__ import annotations
 
+import colorsys
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from toque.data.decoding import MAX_PIXELS, opened, unreadable
@@ -28,3 +31,12 @@ def decode_mask(data: bytes, name: str, max_pixels: int = MAX_PIXELS) -> torch.T
     if pixels.dtype in (np.bool_, np.uint8):
         return torch.from_numpy(pixels.astype(np.uint8))
     return torch.from_numpy(pixels.astype(np.int64))
+
+
+def palette(num_classes: int) -> npt.NDArray[np.uint8]:
+    """A colour for each class, the first one black, neighbours far apart: [K, 3]."""
+    golden = 0.61803398875
+    colours = [(0.0, 0.0, 0.0)] + [
+        colorsys.hsv_to_rgb(number * golden % 1, 0.65, 0.95) for number in range(1, num_classes)
+    ]
+    return (np.array(colours[:num_classes]) * 255).round().astype(np.uint8)

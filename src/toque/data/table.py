@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,6 +31,7 @@ _SPLIT = ("split", "subset", "fold", "part")
 _WEIGHT = ("weight", "sample_weight")
 _MOST_BYTES = 2**31
 _SEPARATORS = "|;,"
+_MOST_ALONE = 20  # classes that a table of few images may have
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def read_table(source: str, columns: Columns, task: Task | None) -> Listed:
     if not rows.height:
         raise checks.invalid("data", source, "a table with rows", "none", "Add images.")
     paths = _paths(place, where, rows.column(where, "path", columns.path, _PATH))
-    labels = columns.label
+    labels = rows.several(columns.label)
     if labels is not None and not isinstance(labels, str):
         found, masks = _of_columns(rows, where, labels, task), None
     else:
@@ -174,6 +176,12 @@ class _Rows:
             return None
         return self.column(where, role, asked, usual)
 
+    def several(self, asked: str | Sequence[str] | None) -> str | Sequence[str] | None:
+        """The columns that were asked for: "a,b" are two, unless a column is called that."""
+        if not isinstance(asked, str) or asked in self._columns or "," not in asked:
+            return asked
+        return [name.strip() for name in asked.split(",")]
+
     def named(self, name: str) -> list[object]:
         return self._columns[name]
 
@@ -280,16 +288,49 @@ def _of_column(
     if not listed and (task == "multilabel" or (task is None and name.lower() == "labels")):
         texts = [str(value) for value in values]
         separator = next((one for one in _SEPARATORS if any(one in text for text in texts)), None)
-        values = [
+        words = [
             [word.strip() for word in (text.split(separator) if separator else [text])]
             for text in texts
         ]
-        return of_values(where, values, (), "multilabel"), None
+        _check_separated(where, name, words)
+        return of_values(where, words, (), "multilabel"), None
+    if task is None:
+        _check_repeated(where, name, values)
     names = [name] if task == "regression" else []
     found = of_values(where, values, names, task)
     if found.task == "regression" and found.values.shape[1] == 1:
         found = Targets("regression", (name,), found.values)
     return found, None
+
+
+def _check_separated(where: str, name: str, values: Sequence[Sequence[str]]) -> None:
+    """Raise ValueError for a label whose words are labels themselves: "cat dog" where there is cat
+    and dog."""
+    known = {word for row in values for word in row}
+    for at, row in enumerate(values):
+        for word in row:
+            words = [one for one in re.split(r"[|;,\s]+", word) if one]
+            if len(words) > 1 and all(one in known for one in words):
+                raise checks.invalid(
+                    where, f"several labels in {name}", "separated alike by one of | ; ,",
+                    f"{word!r} in row {at + 1}, whose words are labels by themselves",
+                    f"Write {'|'.join(words)}.",
+                )  # fmt: skip
+
+
+def _check_repeated(where: str, name: str, values: Sequence[object]) -> None:
+    """Raise ValueError for whole numbers that would make a class of nearly every image."""
+    words = [str(value) for value in values]
+    if not all(word.lstrip("+-").isdigit() for word in words):
+        return
+    different = len(set(words))
+    if different > _MOST_ALONE and 2 * different > len(words):
+        raise checks.invalid(
+            where, f"the task of {name}", "said, where whole numbers hardly repeat",
+            f"{different} different ones in {len(words)} rows",
+            "Learn them as numbers with --set task=regression, or as classes with "
+            "--set task=classification.",
+        )  # fmt: skip
 
 
 def _parts(rows: _Rows, where: str, asked: str | None) -> list[str] | None:

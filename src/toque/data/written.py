@@ -114,8 +114,10 @@ def _is_float(word: str) -> bool:
 
 def _number(where: str, value: object, at: int) -> float:
     if not _is_number(str(value)):
+        point = str(value).replace(",", ".")
         raise checks.invalid(
             where, "every label", "a number", f"{value!r} at {at + 1}",
-            "Mend it, leave the row out, or take another task.",
+            f"Write it with a point, {point}." if _is_number(point)
+            else "Mend it, leave the row out, or take another task.",
         )  # fmt: skip
     return float(str(value))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from toque import durable
+from toque.data.masks import palette
 from toque.deploy.predictions import Prediction
 
 
@@ -61,14 +62,3 @@ class MaskAnswer:
 
 
 Answer = Prediction | NumbersAnswer | MaskAnswer
-
-
-def palette(num_classes: int) -> npt.NDArray[np.uint8]:
-    """A colour for each class, the first one black, neighbours far apart: [K, 3]."""
-    import colorsys
-
-    golden = 0.61803398875
-    colours = [(0.0, 0.0, 0.0)] + [
-        colorsys.hsv_to_rgb(number * golden % 1, 0.65, 0.95) for number in range(1, num_classes)
-    ]
-    return (np.array(colours[:num_classes]) * 255).round().astype(np.uint8)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, Field
 
-from toque.deploy.answers import Answer, MaskAnswer, NumbersAnswer, palette
+from toque.data.masks import palette
+from toque.deploy.answers import Answer, MaskAnswer, NumbersAnswer
 from toque.deploy.details import REGRESSION, SEGMENTATION
 from toque.deploy.predictions import Prediction
 

@@ -127,6 +127,7 @@ def _context(data: ReportData) -> dict[str, Any]:
         "matrix": _matrix(matrix, data.classes) if matrix is not None else None,
         "table": data.table if data.table is not None and data.table.rows else None,
         "worst": _pictures(data.worst),
+        "masks": any(metric.key == "mean_iou" for metric in data.measured) and bool(data.classes),
         "mistakes": _pictures(data.mistakes),
         "suspects": _pictures(data.suspects),
         "doubtful": [sections.doubtful(one) for one in data.doubtful[:_MOST_ROWS]],

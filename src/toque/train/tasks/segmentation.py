@@ -25,13 +25,14 @@ from toque.models.answers import Softmax
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_masks
 from toque.train.optimisation.optimise import SMALL_IMAGE_PX
-from toque.train.tasks.pictures import overlay
+from toque.train.tasks.pictures import coloured, errors, seen
 from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task, percent
 
 if TYPE_CHECKING:
     from toque.train.report import Picture
 
 _WORST = 24  # images whose answers are kept for the report
+_COMPARED = 8  # of them, beside their masks where there are more than two classes
 _IGNORING = ("cross_entropy", "focal", "dice", "generalised_dice", "tversky", "lovasz")
 
 
@@ -190,14 +191,20 @@ class MaskEvaluation(Evaluation):
     def worst_pictures(self, splits: Splits, pipeline: Compose | None) -> list[Picture]:
         from toque.train.report import Picture
 
-        return [
-            Picture(
-                image=overlay(splits.val, one.index, one.mask, pipeline),
-                name=splits.val.name(one.index),
-                caption=f"IoU {percent(one.iou)}",
-            )
-            for one in self.worst
-        ]
+        num_classes, shown = len(splits.classes), []
+        for number, one in enumerate(self.worst):
+            image = seen(splits.val, one.index, pipeline)
+            says = f"IoU {percent(one.iou)}"
+            canvases = {says: errors(image, one.mask)}
+            if num_classes > 2 and number < _COMPARED:
+                canvases = {
+                    "label": coloured(image, image.mask, num_classes),
+                    "answer": coloured(image, one.mask, num_classes),
+                    **canvases,
+                }
+            name = splits.val.name(one.index)
+            shown += [Picture(image=c, name=name, caption=text) for text, c in canvases.items()]
+        return shown
 
     def table(self, names: Sequence[str]) -> Table:
         total = max(1, int(self.pixels.sum()))
