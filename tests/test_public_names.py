@@ -66,7 +66,7 @@ NAMES = {
     """,
     "toque.train.metrics": """
         Answers Calibration Interval Scores Suspect difference resample score scores_of
-        suspects temperature_of
+        suspects temperature_of unlearnt
     """,
     "toque.train.distributed": """
         ALONE Decisions Elsewhere LostRank World check_same joined together

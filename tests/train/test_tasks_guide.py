@@ -15,7 +15,8 @@ def test_the_blocks_of_the_guide_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
     blocks = re.findall(r"```(python|bash)\n(.*?)```", GUIDE.read_text("utf-8"), flags=re.DOTALL)
-    assert [kind for kind, _ in blocks] == ["python", "bash", "python", "python", "python"]
+    kinds = ["python", "bash", "python", "python", "python", "bash", "python"]
+    assert [kind for kind, _ in blocks] == kinds
     for kind, block in blocks:
         if kind == "python":
             exec(compile(block, str(GUIDE), "exec"), names)
@@ -28,4 +29,6 @@ def test_the_blocks_of_the_guide_run(tmp_path, monkeypatch):
     assert names["squares"].evaluation.metrics["mean_iou"] > 0.5
     assert names["areas"].run.task == "regression" and names["labels"].run.task == "multilabel"
     assert sorted(path.name for path in (tmp_path / "answers").iterdir()) == ["00.png", "01.png"]
+    area = names["found"][0].numbers["area"]
+    assert names["mask"].mask.shape == (32, 32) and -200 < area < 700  # pixels, not deviations
     assert len(names["splits"].train) + len(names["splits"].val) == 40
