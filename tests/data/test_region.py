@@ -132,12 +132,19 @@ def test_a_part_is_decoded_where_a_crop_leaves_much_out(monkeypatch):
 @needs_library
 def test_damage_inside_the_part_is_named_and_damage_below_it_not_met():
     content = pictures.saved(noisy(256, 320), "JPEG")
-    cut = Encoded(content[: len(content) // 2], channels=3, name="cut.jpg")
+    gap = Encoded(content[: len(content) // 2] + content[-2:], channels=3, name="gap.jpg")
     expected = Encoded(content, channels=3).decode()
-    upper = cut.decode(1.0, None, (0, 0, 90, 320))
+    upper = gap.decode(1.0, None, (0, 0, 90, 320))
     assert torch.equal(upper[:, :90], expected[:, :90])
+    with pytest.raises(data.UnreadableImage, match=r"gap\.jpg \(damaged or cut off"):
+        gap.decode(1.0, None, (100, 0, 220, 320))
+
+
+def test_a_file_that_is_cut_off_is_named_whatever_the_crop_shows():
+    content = pictures.saved(noisy(256, 320), "JPEG")
+    cut = Encoded(content[: len(content) // 2], channels=3, name="cut.jpg")
     with pytest.raises(data.UnreadableImage, match=r"cut\.jpg \(damaged or cut off: Premature end"):
-        cut.decode(1.0, None, (100, 0, 220, 320))
+        cut.decode(1.0, None, (0, 0, 90, 320))
 
 
 def test_the_box_of_a_crop_is_what_it_shows():

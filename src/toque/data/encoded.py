@@ -19,6 +19,7 @@ from toque.data import decoding, jpeg, region
 
 _FACTORS = (8, 4, 2)
 _SMALLEST = 16  # below, different factors give one size, and simplejpeg picks by size
+_END = b"\xff\xd9"  # the marker that every whole JPEG ends with
 _MOST_SHOWN = 0.9  # of a larger part the whole is decoded: there is little to leave out
 
 
@@ -87,7 +88,8 @@ class Encoded:
         Dtype: -> uint8
         Args:  memory: where the pixels may be put; they are good until it is used again
                shown: top, left, bottom, right in pixels of the full size: what the caller will look
-               at; pixels outside may hold anything, and damage there may stay unseen
+               at; pixels outside may hold anything, and damage there may stay unseen, but
+               for a file that is cut off
         """
         if self._pixels is not None or self._header is None:
             return decoding.as_tensor(self._by_pillow() if self._pixels is None else self._pixels)
@@ -110,6 +112,8 @@ class Encoded:
         header = self._header
         assert header is not None
         if self._channels is None or header.orientation != 1 or not region.available():
+            return None
+        if not self._data.endswith(_END):  # cut off, perhaps: it is named whatever the crop shows
             return None
         height, width = -(-header.height // factor), -(-header.width // factor)
         top, left = (max(0, math.floor(low / factor)) for low in shown[:2])
