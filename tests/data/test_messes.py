@@ -103,6 +103,16 @@ def test_rows_that_come_again_are_counted_and_said(root):
     )
     names = [{part.name(n) for n in range(len(part))} for part in (splits.train, splits.val)]
     assert not names[0] & names[1]  # the same file is drawn to the same side
+    rare = [*ROWS[:10], *[("p/10.png", "cow")] * 2, *[("p/11.png", "cow")] * 2]
+    for seed in range(9):  # neither side is left without a cow, and no file is on both
+        splits = data.open(table(root, rare), seed=seed)
+        cows = [
+            {part.name(n) for n in np.flatnonzero(part.labels == 1)}
+            for part in (splits.train, splits.val)
+        ]
+        assert sorted(map(len, cows)) == [1, 1] and not cows[0] & cows[1]
+    twice = [*ROWS[:11], *[("p/11.png", "cow")] * 2]
+    assert all(1 not in data.open(table(root, twice), seed=n).val.labels for n in range(9))
     contrary = opened(table(root, [*ROWS, ("p/0.png", "dog")]))
     assert contrary.notes[1] == "Files with another label in another row: 1 (p/0.png)."
     given = [(*row, "train") for row in ROWS] + [

@@ -57,8 +57,9 @@ def draw_validation(
     in_val = draws < val_fraction
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        if len(members) > 1 and not in_val[members].any():
-            in_val[members[draws[members].argmin()]] = True
-        elif len(members) == 1 or in_val[members].all():
-            in_val[members[draws[members].argmax()]] = False
+        drawn = draws[members]  # equal where a table names a file twice: both stay on one side
+        if drawn.min() < drawn.max() and not in_val[members].any():
+            in_val[members[drawn == drawn.min()]] = True
+        elif drawn.min() == drawn.max() or in_val[members].all():
+            in_val[members[drawn == drawn.max()]] = False
     return np.asarray(in_val)
