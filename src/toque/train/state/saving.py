@@ -109,9 +109,10 @@ class Saver:
 
     def due(self) -> bool:
         """Whether it is time to save, by the clock."""
-        if self._under_way is not None and not self._under_way[1].done():
-            return False
-        self._collect()
+        if self._under_way is not None:
+            if not self._under_way[1].done():
+                return False
+            self._collect()
         return time.monotonic() >= self._next_s
 
     def save(self, state: Mapping[str, Any], images_seen: int, score: float | None) -> None:
