@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from toque.train.distributed import failing, joining
 from toque.train.distributed.world import World
 
-_LOOK_S = 1.0  # between two looks at whether those who are waited for still live
+_FIRST_LOOK_S, _LOOK_S = 0.005, 0.5  # between two looks, which become rarer: a save takes seconds
 _SILENT_S = 15.0  # without a new sign of life for so long, nothing more will come
 _GRACE_S = 2.0  # in which what is nearly done may still come when the run ends
 
@@ -50,22 +50,17 @@ class Messages:
 
         Raises: DistError: one of them has failed, shows no sign of life or does not answer in time
         """
-        import torch.distributed as dist
-
         deadline = time.monotonic() + self._timeout_s
         signs: dict[int, tuple[bytes, float]] = {}
-        missing = dict(keys)
-        while missing:
-            if self._store.check(list(missing.values())):
-                break
-            try:
-                # In the store's process: nothing is asked again and again by a thousand ranks.
-                self._store.wait(list(missing.values()), timedelta(seconds=_LOOK_S))
-            except dist.DistStoreError:
-                missing = {rank: key for rank, key in missing.items() if not self._is_told(key)}
+        pause_s, looked_s = _FIRST_LOOK_S, time.monotonic()
+        # Not the store's own wait: torch prints a warning for every one that ends without a value.
+        while not self._store.check(list(keys.values())):
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _LOOK_S)
+            if time.monotonic() - looked_s >= _LOOK_S:
+                looked_s = time.monotonic()
+                missing = [rank for rank, key in keys.items() if not self._is_told(key)]
                 self._look_after(missing, signs, deadline)
-            else:
-                break
         return [json.loads(self._store.get(key)) for key in keys.values()]
 
     def _is_told(self, key: str) -> bool:
@@ -73,7 +68,7 @@ class Messages:
         return told
 
     def _look_after(
-        self, missing: Mapping[int, str], signs: dict[int, tuple[bytes, float]], deadline: float
+        self, missing: Sequence[int], signs: dict[int, tuple[bytes, float]], deadline: float
     ) -> None:
         """Raise if those who are waited for will not answer."""
         now = time.monotonic()
@@ -91,7 +86,7 @@ class Messages:
             elif now - signs[rank][1] > _SILENT_S:
                 raise _vain(f"rank {rank} shows no sign of life")
         if missing and now > deadline:
-            raise _vain(f"ranks {sorted(missing)} did not answer within {self._timeout_s:g} s")
+            raise _vain(f"ranks {list(missing)} did not answer within {self._timeout_s:g} s")
 
 
 def _vain(why: str) -> Exception:

@@ -3,6 +3,7 @@
     begin   rank 0 makes a folder under a name that was never used, and tells it
     wrote   every rank tells the bytes and the hash of its file, once it is on the disk
     end     rank 0 writes what the files mean, the manifest last, renames the folder, and tells it
+    heard   every rank tells that it knows, and may leave
 
 A rank, or all of them, killed anywhere in between leaves a folder without a name: the checkpoints
 before are untouched. What every rank holds (the weights under DDP) is written once, shared out
@@ -90,10 +91,17 @@ class OneFileEach:
         with contextlib.ExitStack() as told:
             if not self._settings.background:  # else it is not what this rank does
                 told.enter_context(world.waiting("the checkpoint"))
-            if world.first:
-                self._lead(snapshot, images_seen, score)
-            else:
-                self._follow(snapshot)
+            failure = None
+            try:
+                if world.first:
+                    self._lead(snapshot, images_seen, score)
+                else:
+                    self._follow(snapshot)
+            except OSError as error:
+                failure = error
+            self._part()
+            if failure is not None:
+                raise failure
 
     def give_up(self) -> None:
         self._messages.give_up()
@@ -115,8 +123,9 @@ class OneFileEach:
     def _lead(self, snapshot: Snapshot, images_seen: int, score: float | None) -> None:
         """Rank 0's part."""
         messages, others = self._messages, range(1, self._world.size)
-        for what in ("begin", "end", *(f"wrote/{rank}" for rank in others)):
-            messages.forget(self._key(what, self._count - 2))  # which all have heard
+        of_ranks = [f"{what}/{rank}" for what in ("wrote", "heard") for rank in others]
+        for what in ("begin", "end", *of_ranks):
+            messages.forget(self._key(what, self._count - 1))  # which all have heard
         if checkpoint.is_there(self._folder, images_seen, score):
             messages.tell(self._key("begin"), {"there": True})
             return
@@ -151,6 +160,14 @@ class OneFileEach:
             messages.tell(self._key("end"), {"error": str(error)})
             raise
         messages.tell(self._key("end"), {})
+
+    def _part(self) -> None:
+        """All have heard how it ended: rank 0, whose process may keep the store, waits for them."""
+        if self._world.first:
+            others = range(1, self._world.size)
+            self._messages.heard({rank: self._key(f"heard/{rank}") for rank in others})
+        else:
+            self._messages.tell(self._key(f"heard/{self._world.rank}"), {})
 
     def _follow(self, snapshot: Snapshot) -> None:
         """Every other rank's part."""
