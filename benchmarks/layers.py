@@ -10,7 +10,7 @@ it is glibc's own, which gives blocks above 32 MB back and takes page faults for
 of what a loss that makes no large blocks then wins.
 
     python benchmarks/layers.py                 # losses and layers, then whole nets in eager: minutes
-    python benchmarks/layers.py --only nets     # one part: losses, layers, nets, overhead, gpu
+    python benchmarks/layers.py --only nets     # one part: losses, layers, nets, overhead, parts, gpu
     python benchmarks/layers.py --compile       # nets also compiled: many minutes
     python benchmarks/layers.py --record        # appends to RESULTS.md
 """
@@ -398,6 +398,62 @@ def gradients_by_name(net: nn.Module, images: Tensor, targets: Tensor) -> dict[s
     return {name.removeprefix("_orig_mod."): gradient for name, gradient in found.items()}
 
 
+def unavoidable_parts(repeats: int) -> list[str]:
+    """What a fused loss cannot leave out, beside the plain loss: its floor on this machine."""
+
+    def products(n: int, d: int, k: int) -> Callable[[], object]:
+        a, b, c, grad = numbers(n, d), numbers(k, d), numbers(512, k), torch.zeros(k, d)
+
+        def run() -> None:
+            for start in range(0, n, 512):
+                rows = a[start : start + 512]
+                torch.mm(rows, b.t(), out=c)
+                torch.mm(c, b)
+                grad.addmm_(c.t(), rows)
+
+        return run
+
+    def passes(n: int, k: int) -> Callable[[], object]:
+        z, column = numbers(n, k), numbers(n, 1)
+
+        def run() -> None:
+            z.amax(1)
+            risen = (z - column).mul_(1.4).exp2_()
+            risen.sum(1)
+            z.mean(1)
+            (risen * column).sub_(column)
+
+        return run
+
+    def linear(n: int, d: int, k: int) -> Callable[[], object]:
+        x, w, t = (
+            numbers(n, d).requires_grad_(),
+            numbers(k, d).requires_grad_(),
+            torch.arange(n) % k,
+        )
+        return lambda: torch.autograd.grad(F.cross_entropy(F.linear(x, w), t), (x, w))
+
+    def mixed(n: int, k: int) -> Callable[[], object]:
+        z, t = numbers(n, k).requires_grad_(), torch.arange(n) % k
+
+        def run() -> object:
+            hot = F.one_hot(t, k) * 0.3 + F.one_hot(t.flip(0), k) * 0.7
+            return torch.autograd.grad(F.cross_entropy(z, hot, label_smoothing=0.1), z)
+
+        return run
+
+    found = []
+    for name, plain, part in (
+        ("three products of linear + CE, 4096x192x8192", linear(4096, 192, 8192), products(4096, 192, 8192)),
+        ("three products of contrastive, 4096x256x4096", linear(4096, 256, 4096), products(4096, 256, 4096)),
+        ("nine passes of MixUp CE, 512x1000", mixed(512, 1000), passes(512, 1000)),
+    ):  # fmt: skip
+        whole, alone = (statistics.median(s) for s in interleaved([plain, part], repeats))
+        found.append(f"{name}: {1000 * alone:.2f} ms of plain's {1000 * whole:.2f}")
+        print(found[-1], flush=True)
+    return found
+
+
 def gpu_cases(repeats: int) -> list[str]:
     """Upsample + cross-entropy on a GPU, 16x150 classes, 128 to 512 px: time, peak and the floor."""
     if not torch.cuda.is_available():
@@ -492,7 +548,7 @@ def overhead() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", choices=["losses", "layers", "nets", "overhead", "gpu"])
+    parser.add_argument("--only", choices=["losses", "layers", "nets", "overhead", "parts", "gpu"])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batch", type=int, default=8, help="images of the whole nets")
     parser.add_argument("--nets", nargs="+", default=NETS, help="timm names of the whole nets")
@@ -512,6 +568,8 @@ def main() -> None:
             found.append(overhead())
         if part == "gpu":
             found += gpu_cases(options.repeats)
+        if part == "parts":
+            found += unavoidable_parts(options.repeats)
         rows = {
             "losses": lambda: loss_cases(options.repeats),
             "layers": lambda: layer_cases(options.repeats),
@@ -519,6 +577,7 @@ def main() -> None:
                 options.nets, options.repeats, options.batch, options.compile
             ),
             "overhead": list,
+            "parts": list,
             "gpu": list,
         }[part]()
         found += [row.recorded() for row in rows]

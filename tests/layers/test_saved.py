@@ -57,6 +57,16 @@ def test_without_a_graph_it_says_so():
         trace_saved(torch.sin, torch.ones(2))
 
 
+def test_the_same_place_of_every_block_is_added_up():
+    block = lambda: nn.Sequential(nn.Linear(4, 16), nn.GELU(), nn.Linear(16, 4))  # noqa: E731
+    trace = trace_saved(nn.Sequential(block(), block(), block()), torch.randn(2, 4))
+    (gelu,) = [place for place in trace.places() if place.saver == "GeluBackward0.self"]
+    assert (gelu.module, gelu.count, gelu.num_bytes) == ("*.*", 3, 3 * 2 * 16 * 4)
+    assert sum(place.num_bytes for place in trace.places()) == trace.saved_bytes
+    assert "3 x GeluBackward0.self in *.*" in str(trace)
+    assert "<td>3</td><td>GeluBackward0.self</td><td>*.*</td>" in graph.to_html(trace)
+
+
 def test_save_memory_shows_in_the_trace():
     class Twice(nn.Sequential):
         pass

@@ -109,6 +109,20 @@ def test_the_report_can_be_read_by_people_and_machines():
     assert "gradients" in console.export_text()
 
 
+def test_what_failed_stands_last_in_the_table():
+    from rich.console import Console
+
+    exhibit = EXHIBITS["a factor 2"]
+    report = verify(exhibit.layer, *exhibit.inputs, only=["gradients", "views", "vmap"])
+    console = Console(record=True, width=80, file=io.StringIO())
+    console.print(report)
+    text = console.export_text()
+    assert text.index("vmap") < text.index("gradients ") and text.index("views") < text.index(
+        "failed"
+    )
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_the_smallest_failing_input_is_given():
     exhibit = EXHIBITS["a factor 2"]
     report = verify(exhibit.layer, torch.ones(8, 6), torch.ones(6), only=["gradients"])

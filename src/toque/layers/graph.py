@@ -14,6 +14,7 @@ _STYLE = """
 body{font:14px/1.5 system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color:#222}
 details{border-left:2px solid #ddd;margin:.15em 0 .15em .3em;padding-left:.8em}
 summary{cursor:pointer}table{border-collapse:collapse}td,th{padding:.15em .7em;text-align:left}
+h1{overflow-wrap:anywhere}.wide{overflow-x:auto}.bytes{white-space:nowrap}
 .bytes{font-variant-numeric:tabular-nums;color:#a33;text-align:right}.line{color:#666}
 .bar{display:inline-block;height:.7em;background:#d77;margin-right:.4em;vertical-align:baseline}
 code{font:12px ui-monospace,monospace}.node{padding:.1em 0}
@@ -81,15 +82,18 @@ def _owned_bytes(trace: Trace) -> dict[int, int]:
 
 
 def to_html(trace: Trace, title: str = "autograd graph") -> str:
-    """One self-contained page: the ten largest savers, then the graph, folded by module."""
+    """One self-contained page: the largest places and tensors, then the graph, folded by module."""
     owned, total = _owned_bytes(trace), max(trace.saved_bytes, 1)
+    places = "".join(
+        f"<tr>{_share(place.num_bytes, total)}<td>{place.count}</td>"
+        f"<td>{html.escape(place.saver)}</td><td>{html.escape(place.module)}</td></tr>"
+        for place in trace.places()[:10]
+    )
     rows = []
     for node, tensor in trace.largest(10):
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         rows.append(
-            f"<tr><td class=bytes>{size(tensor.num_bytes)}</td><td>"
-            f"<span class=bar style='width:{8 * tensor.num_bytes / total:.2f}em'></span>"
-            f"{100 * tensor.num_bytes / total:.0f} %</td><td>{shape} {tensor.dtype}</td>"
+            f"<tr>{_share(tensor.num_bytes, total)}<td>{shape} {tensor.dtype}</td>"
             f"<td>{html.escape(node.name)}.{html.escape(tensor.name)}</td>"
             f"<td>{html.escape(node.module)}</td>"
             f"<td class=line><code>{html.escape(node.line)}</code></td></tr>"
@@ -100,8 +104,20 @@ def to_html(trace: Trace, title: str = "autograd graph") -> str:
         f"<style>{_STYLE}</style><h1>{html.escape(title)}</h1>"
         f"<p>{len(trace.nodes)} nodes keep <b>{size(trace.saved_bytes)}</b> for backward, beside "
         "inputs and parameters. A tensor that several nodes keep is counted under the first.</p>"
-        "<h2>The largest</h2><table><tr><th>bytes<th>share<th>tensor<th>kept by<th>module<th>line"
-        f"</tr>{''.join(rows)}</table><h2>The graph, in the order of the forward</h2>{graph}</html>"
+        "<h2>The largest places, all blocks together</h2><div class=wide><table><tr><th>bytes"
+        f"<th>share<th>tensors<th>kept by<th>module</tr>{places}</table></div>"
+        "<h2>The largest tensors</h2><div class=wide><table><tr><th>bytes<th>share<th>tensor"
+        f"<th>kept by<th>module<th>line</tr>{''.join(rows)}</table></div>"
+        f"<h2>The graph, in the order of the forward</h2>{graph}</html>"
+    )
+
+
+def _share(num_bytes: int, total: int) -> str:
+    """Two cells: the bytes, and their share of the total as a bar and a number."""
+    return (
+        f"<td class=bytes>{size(num_bytes)}</td><td class=bytes>"
+        f"<span class=bar style='width:{8 * num_bytes / total:.2f}em'></span>"
+        f"{100 * num_bytes / total:.0f} %</td>"
     )
 
 

@@ -53,6 +53,17 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Place:
+    """One place of a model's code, in all its blocks: "blocks.*.mlp.act"."""
+
+    module: str
+    saver: str
+    """Node and tensor: "GeluBackward0.self"."""
+    count: int
+    num_bytes: int
+
+
+@dataclass(frozen=True)
 class Trace:
     """The graph of one real forward."""
 
@@ -73,6 +84,17 @@ class Trace:
         ordered = sorted(first.values(), key=lambda pair: -pair[1].num_bytes)
         return ordered[:count]
 
+    def places(self) -> list[Place]:
+        """What the same place of every block keeps together, the largest first."""
+        sums: dict[tuple[str, str], tuple[int, int]] = {}
+        for node, tensor in self.largest():
+            parts = ("*" if part.isdigit() else part for part in node.module.split("."))
+            key = ".".join(parts), f"{node.name}.{tensor.name}"
+            count, num_bytes = sums.get(key, (0, 0))
+            sums[key] = count + 1, num_bytes + tensor.num_bytes
+        made = [Place(*key, *total) for key, total in sums.items()]
+        return sorted(made, key=lambda place: -place.num_bytes)
+
     def __str__(self) -> str:
         lines = [f"{len(self.nodes)} nodes, {self.saved_bytes:,} bytes saved for backward"]
         for node, tensor in self.largest(10):
@@ -80,6 +102,13 @@ class Trace:
             saver = f"{node.name}.{tensor.name}" + (f" in {node.module}" if node.module else "")
             line = f"  {tensor.num_bytes:>12,}  {shape} {tensor.dtype}  {saver}  {node.line}"
             lines.append(line.rstrip())
+        repeated = [place for place in self.places() if place.count > 1]
+        if repeated:
+            lines.append("the same place of every block together:")
+        lines += [
+            f"  {place.num_bytes:>12,}  {place.count} x {place.saver} in {place.module or '-'}"
+            for place in repeated[:5]
+        ]
         return "\n".join(lines)
 
 

@@ -101,17 +101,18 @@ class Report:
         table = Table(title=f"{self.subject} on {self.inputs}", caption=self.summary())
         for heading in ("check", "answer", "likely cause, or what was seen"):
             table.add_column(heading, overflow="fold")
-        colours = {"passed": "green", "failed": "bold red", "not supported": "yellow"}
-        for finding in self.findings:
-            text = finding.cause
-            if finding.smallest:
-                text += f"\nsmallest failing input: {finding.smallest}"
-            status = Text(finding.status, style=colours[finding.status])
-            table.add_row(finding.check, status, Text(text))
+        colours = {"passed": "green", "not supported": "yellow", "failed": "bold red"}
         for tensor in self.saved:
             if tensor.is_own:
                 shape = "x".join(map(str, tensor.shape)) or "scalar"
                 table.add_row(
                     "saved", f"{tensor.num_bytes:,} B", f"{shape} {tensor.dtype} by {tensor.saver}"
                 )
+        order = list(colours)  # what failed stands last, beside the summary
+        for finding in sorted(self.findings, key=lambda found: order.index(found.status)):
+            text = finding.cause
+            if finding.smallest:
+                text += f"\nsmallest failing input: {finding.smallest}"
+            status = Text(finding.status, style=colours[finding.status])
+            table.add_row(finding.check, status, Text(text))
         return table
