@@ -41,6 +41,47 @@ def test_crashed_and_continued_ends_in_the_same_bits(tmp_path, changed, calls):
     assert bits(tmp_path / "run") == bits(tmp_path / "whole")
 
 
+TOGETHER = {
+    "ema": {"half_life_epochs": 0.3},
+    "rules": [
+        {"match": "[01].*", "frozen_epochs": 0.7},
+        {"match": "5.*", "optimizer": {"name": "adamw", "learning_rate": 0.01}},
+    ],
+    "stop": {"patience_epochs": 1},
+    "epochs": 2,
+}
+MATRIX = {
+    "sgd": {"sam": 0.02, "lookahead": 3},
+    "muon": {"sam": 0.02, "lookahead": 3},
+    "lion": {"sam": 0.02, "lookahead": 3},
+    "adamw_schedule_free": {"sam": 0.02},
+}
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_average_freezing_sam_lookahead_two_optimisers_and_an_early_stop_together(tmp_path, name):
+    changed = {**TOGETHER, "optimizer": {"name": name, "learning_rate": 0.01, **MATRIX[name]}}
+    if "free" in name:
+        changed["schedule"] = {"name": "constant"}
+    train(tmp_path / "whole", loss=crashing_after(10**9), **changed)
+    for calls in (9, 8):  # of the loss, two for each of 13 steps: crashed twice, at other places
+        with pytest.raises(Crash):
+            train(tmp_path / "run", loss=crashing_after(calls), **changed)
+    train(tmp_path / "run", loss=crashing_after(10**9), **changed)
+    assert bits(tmp_path / "run") == bits(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("free", ["optimizer", "rule"])
+def test_lookahead_around_a_schedule_free_optimiser_is_refused(tmp_path, free):
+    name, other = "adamw_schedule_free", {"name": "sgd_schedule_free", "learning_rate": 0.1}
+    changed = {"optimizer": {"name": name if free == "optimizer" else "sgd", "lookahead": 5}}
+    if free == "rule":
+        changed["rules"] = [{"match": "5.*", "optimizer": other}]
+    with pytest.raises(ValueError, match=r"lookahead must be 0 with \w+ScheduleFree; got 5"):
+        train(tmp_path / "run", schedule={"name": "constant"}, **changed)
+    assert not (tmp_path / "run").exists()
+
+
 def test_validation_and_the_kept_weights_are_those_of_the_average(tmp_path):
     result = train(tmp_path / "run", epochs=6, **SCHEDULE_FREE)
     rows = [row for row in bits(tmp_path / "run")[1] if row["split"] == "val"]

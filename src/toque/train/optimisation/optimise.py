@@ -149,6 +149,11 @@ def build(run: Run, model: nn.Module, device: torch.device) -> Optimizers:
 def _looking_ahead(
     part: torch.optim.Optimizer, settings: OptimizerSettings
 ) -> torch.optim.Optimizer:
+    if "train_mode" in part.param_groups[0]:
+        raise checks.invalid(
+            "run.toml [optimizer]", "lookahead", f"0 with {type(part).__name__}",
+            settings.lookahead, "It averages its weights already; leave lookahead out.",
+        )  # fmt: skip
     try:
         optim = importlib.import_module("timm.optim")
     except ImportError:
