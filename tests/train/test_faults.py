@@ -250,7 +250,9 @@ def test_a_second_command_on_the_same_folder_is_refused_and_harms_nothing(tmp_pa
     def start_another():
         root = Path(__file__).parents[2]
         others.append(
-            subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+            subprocess.run(
+                command, cwd=root, capture_output=True, text=True, check=False, timeout=120
+            )
         )
 
     train(tmp_path / "run", loss=at_step({5: start_another}))
