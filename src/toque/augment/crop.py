@@ -101,13 +101,17 @@ class RandomResizedCrop(Geometric):
         images = np.arange(len(height))
         first = fits.argmax(1)
         found = fits[images, first]
-        central_h, central_w = self._central(height, width)
-        h = np.where(found, h[images, first], central_h)
-        w = np.where(found, w[images, first], central_w)
+        h, w = h[images, first], w[images, first]
         place = draw["position"].numpy()
-        top = np.where(found, place[:, 0] * (height - h + 1), (height - h) // 2)
-        left = np.where(found, place[:, 1] * (width - w + 1), (width - w) // 2)
-        return np.stack([top.astype(np.int64), left.astype(np.int64), h, w], axis=1)
+        everywhere = bool(found.all())
+        if not everywhere:
+            central_h, central_w = self._central(height, width)
+            h, w = np.where(found, h, central_h), np.where(found, w, central_w)
+        room = np.stack([height - h, width - w], axis=1)
+        corner = (place * (room + 1)).astype(np.int64)
+        if not everywhere:
+            corner = np.where(found[:, None], corner, room // 2)
+        return np.concatenate([corner, h[:, None], w[:, None]], axis=1)
 
     def _central(self, height: Counts, width: Counts) -> tuple[Counts, Counts]:
         narrowest, widest = self.ratio

@@ -5,6 +5,7 @@ Shape letters: B images, C channels, H W source height and width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -70,7 +71,7 @@ def check_parameters(parameters: Parameters) -> None:
     """Raises ValueError for parameters that are no numbers; they lie on the CPU, so it is cheap."""
     for draw in parameters.draws:
         for name, values in draw.items():
-            if values.is_floating_point() and not np.isfinite(values.numpy().sum()):
+            if values.is_floating_point() and not math.isfinite(values.numpy().sum()):
                 raise checks.invalid(
                     "Compose.apply", f"parameters {name}", "finite", "NaN or infinity",
                     "Draw them again with pipeline.draw(key).",

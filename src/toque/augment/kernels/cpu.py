@@ -152,7 +152,7 @@ def run(
         "visible": _of(canvas.visible, np.float64),
         "readable": _of(canvas.readable, np.float64),
         "reduction": _of(reduction, np.float64),
-        "padding": _of(np.broadcast_to(np.array(fill) / 255, channels), np.float32),
+        "padding": np.full(channels, [value / 255 for value in fill], dtype=np.float32),
         "codes": _of(resolved.codes, np.int32),
         "factors": _of(resolved.factors, np.float32),
         "scale": _of(resolved.scale, np.float32),
@@ -229,4 +229,4 @@ def _check_shapes(
     assert arrays["codes"].shape == arrays["factors"].shape == (batch, arrays["codes"].shape[1])
     assert arrays["rectangles"].shape == (batch, len(arrays["fills"]), 4)
     assert arrays["scale"].shape == arrays["shift"].shape == (channels,)
-    assert arrays["fills"].shape[1:] == (channels,)
+    assert arrays["fills"].shape[1:] == arrays["padding"].shape == (channels,)

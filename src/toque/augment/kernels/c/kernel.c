@@ -13,9 +13,9 @@
  * Letters: B images, C channels, K taps, x and y in the result, u and v in the source.
  */
 #include "color.h"
+#include "copy.h"
 #include "draw.h"
 #include "linear.h"
-#include "shift.h"
 #include "warp.h"
 #include "write.h"
 
@@ -46,6 +46,7 @@ INLINE int run_image(const Pass *pass, int64_t n, Scratch *scratch, Machine mach
     memcpy(visible, (continues ? pass->readable : pass->visible) + 4 * n, sizeof visible);
     if (pass->kind == SHIFT) {
         if (!begin_shift(&reader, scratch, matrix, visible)) return 0;
+        if (copies(&reader)) return copy_image(&reader, n, matrix, visible);
     } else if (pass->kind == RESIZE) {
         if (!begin_resize(&reader, scratch, matrix, pass->resample, visible, pass->readable + 4 * n))
             return 0;
@@ -106,17 +107,17 @@ INLINE int run_images(const Pass *pass, int64_t first, int64_t last, Machine mac
 
 /* Everything above is inlined into each of these, and so compiled for its instruction set. */
 static int run_portable(const Pass *pass, int64_t first, int64_t last) {
-    return run_images(pass, first, last, (Machine){gather_portable, gather_pairs_portable, NULL, store_portable});
+    return run_images(pass, first, last, (Machine){gather_portable, gather_pairs_portable, NULL, NULL, store_portable});
 }
 #ifdef X86
 __attribute__((target("avx2,fma,bmi,bmi2"))) static int run_avx2(const Pass *pass, int64_t first,
                                                                  int64_t last) {
-    int fine = run_images(pass, first, last, (Machine){gather_avx2, gather_pairs_avx2, NULL, store_avx2});
+    int fine = run_images(pass, first, last, (Machine){gather_avx2, gather_pairs_avx2, NULL, NULL, store_avx2});
     _mm_sfence(); /* stores past the caches become visible to other threads */
     return fine;
 }
 __attribute__((target(AVX512 ",prefer-vector-width=512"))) static int run_avx512(const Pass *pass, int64_t first, int64_t last) {
-    int fine = run_images(pass, first, last, (Machine){gather_avx512, gather_pairs_avx512, across_avx512, store_avx512});
+    int fine = run_images(pass, first, last, (Machine){gather_avx512, gather_pairs_avx512, across_avx512, copy_avx512, store_avx512});
     _mm_sfence(); /* stores past the caches become visible to other threads */
     return fine;
 }

@@ -181,6 +181,9 @@ static int plan_shuffles(const int32_t *offset, int64_t stride, int64_t taps, in
 typedef void (*Across)(const Shuffles *shuffles, const uint8_t *base, const uint8_t *limit,
                        float *red, float *green, float *blue);
 
+typedef void (*Copy)(const Shuffles *shuffles, const uint8_t *base, const uint8_t *limit,
+                     const float *scale, const float *shift, float *to, int64_t plane, int64_t num);
+
 #ifdef X86
 /* Sums in the order of resample_across, so in its bits. */
 __attribute__((target(AVX512))) static void across_avx512(const Shuffles *shuffles,
@@ -223,6 +226,33 @@ __attribute__((target(AVX512))) static void across_avx512(const Shuffles *shuffl
         _mm512_storeu_ps(blue + g * 16, sum[2]);
     }
 }
+
+/* A row with one tap each, times scale, plus shift, straight into three planes of the result; without a
+ * base, of zeros. */
+__attribute__((target(AVX512))) static void copy_avx512(const Shuffles *shuffles, const uint8_t *base,
+                                                        const uint8_t *limit, const float *scale,
+                                                        const float *shift, float *to, int64_t plane,
+                                                        int64_t num) {
+    const __m512i low = _mm512_set1_epi32(255);
+    for (int64_t g = 0; g < shuffles->num_groups; g++) {
+        __m512i p = _mm512_setzero_si512();
+        int64_t lanes = num - g * 16;
+        __mmask16 kept = lanes >= 16 ? 0xffff : (__mmask16)((1 << lanes) - 1);
+        if (base) {
+            const uint8_t *from = base + shuffles->start[g];
+            int64_t left = limit - from;
+            p = left >= 64 ? _mm512_loadu_si512(from)
+                           : _mm512_maskz_loadu_epi8(((__mmask64)1 << left) - 1, from);
+            p = _mm512_permutexvar_epi8(_mm512_loadu_si512(shuffles->order + g * 16), p);
+        }
+        __m512 w = _mm512_loadu_ps(shuffles->weight + g * 16);
+        for (int c = 0; c < 3; c++, p = _mm512_srli_epi32(p, 8)) {
+            __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_and_si512(p, low)), w);
+            value = _mm512_fmadd_ps(value, _mm512_set1_ps(scale[c]), _mm512_set1_ps(shift[c]));
+            _mm512_mask_storeu_ps(to + c * plane + g * 16, kept, value);
+        }
+    }
+}
 #endif
 
 /* ---- The store: num floats times scale, plus shift, to an address that is a multiple of 64. ----
@@ -261,5 +291,6 @@ typedef struct {
     Gather gather;
     GatherPairs gather_pairs;
     Across across; /* or NULL: gather */
+    Copy copy;     /* or NULL */
     Store store;
 } Machine;

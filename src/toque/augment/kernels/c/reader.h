@@ -23,6 +23,7 @@ typedef struct {
     float *loaded;
     /* shift */
     int64_t x_low, x_high; /* columns that show the image */
+    int fills_zeros;       /* where no column does */
     int32_t *column;       /* the offset of the pixel each column shows */
     /* warp */
     float matrix[9];
@@ -30,8 +31,11 @@ typedef struct {
 } Reader;
 
 INLINE void fill_columns(const Pass *pass, float *row, int64_t stride, int64_t from, int64_t to) {
-    for (int64_t c = 0; c < pass->channels; c++)
-        for (int64_t x = from; x < to; x++) row[c * stride + x] = pass->padding[c];
+    for (int64_t c = 0; c < pass->channels; c++) {
+        float fill = pass->padding[c], *restrict plane = row + c * stride;
+#pragma omp simd
+        for (int64_t x = from; x < to; x++) plane[x] = fill;
+    }
 }
 
 /* Sets is_shuffled, from the tables of the taps of a row; 0 when there was no memory. */

@@ -30,6 +30,9 @@ INLINE int begin_shift(Reader *reader, Scratch *scratch, const double *matrix,
     reader->column = room(scratch, TAPS_X, (size_t)(reader->stride * 8));
     reader->loaded = room(scratch, LOADED, (size_t)(padded(source->width) * 4 * source->channels));
     if (!reader->gathered || !reader->column || !reader->loaded) return 0;
+    reader->fills_zeros = 1;
+    for (int64_t c = 0; c < source->channels; c++)
+        reader->fills_zeros &= reader->pass->padding[c] == 0;
     float *weight = (float *)(reader->column + reader->stride);
     reader->x_low = reader->width;
     reader->x_high = 0;
@@ -41,11 +44,24 @@ INLINE int begin_shift(Reader *reader, Scratch *scratch, const double *matrix,
         if (is_inside) reader->x_high = x + 1;
         u = u < 0 ? 0 : u < source->width ? u : source->width - 1;
         reader->column[x] = (int32_t)u * (reader->is_direct ? 3 : 4);
-        weight[x] = 1.0f / 255;
+        weight[x] = is_inside ? 1.0f / 255 : 0;
     }
+    /* Columns outside go with their neighbours, so that what is read lies close together. */
+    for (int64_t x = 0; x < reader->x_low && reader->x_low < reader->x_high; x++)
+        reader->column[x] = reader->column[reader->x_low];
+    for (int64_t x = reader->x_high; x < reader->stride && x > 0; x++)
+        reader->column[x] = reader->column[x - 1];
     if (reader->is_direct && reader->machine.across) /* a resize with one tap */
         return begin_shuffles(reader, scratch, reader->column, weight, 1);
     return 1;
+}
+
+/* The source row of row y, -1 for none. */
+INLINE int64_t shown_row(const Reader *reader, const double *matrix, const double *visible,
+                         int64_t y) {
+    int64_t v = bring_inside(shifted(matrix[4], matrix[5], y), (int64_t)rint(visible[0]),
+                             (int64_t)rint(visible[2]), reader->pass->padding_mode);
+    return v < reader->source.height && reader->x_high > reader->x_low ? v : -1;
 }
 
 INLINE void shift_row(Reader *reader, const double *matrix, const double *visible, int64_t y,
@@ -53,9 +69,8 @@ INLINE void shift_row(Reader *reader, const double *matrix, const double *visibl
     const Pass *pass = reader->pass;
     const Source *source = &reader->source;
     int64_t stride = reader->stride, low = reader->x_low, high = reader->x_high;
-    int64_t v = bring_inside(shifted(matrix[4], matrix[5], y), (int64_t)rint(visible[0]),
-                             (int64_t)rint(visible[2]), pass->padding_mode);
-    if (v < 0 || v >= source->height || high <= low) {
+    int64_t v = shown_row(reader, matrix, visible, y);
+    if (v < 0) {
         fill_columns(pass, into, stride, 0, reader->width);
         return;
     }
@@ -85,6 +100,9 @@ INLINE void shift_row(Reader *reader, const double *matrix, const double *visibl
                                    (uint32_t *)(into + c * stride), stride,
                                    (const uint8_t *)(reader->loaded + (c + 1) * wide));
     }
+    /* Weights of 0 have left zeros there. Short stores into a row that is then read in long ones would
+     * have to reach the cache first, behind all that is on its way out. */
+    if (reader->is_shuffled && reader->fills_zeros) return;
     if (low > 0) fill_columns(pass, into, stride, 0, low);
     if (high < reader->width) fill_columns(pass, into, stride, high, reader->width);
 }

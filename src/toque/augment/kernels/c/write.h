@@ -32,6 +32,8 @@ INLINE uint8_t to_uint8(float value) {
     return (uint8_t)(int32_t)rintf(value > 255 ? 255 : value);
 }
 
+#define AS_IT_IS(value) (value)
+
 /* The rectangles over one channel of a row. */
 #define ERASE(TYPE, CONVERT, PIXEL)                                                                 \
     for (int64_t e = 0; e < pass->num_rectangles; e++) {                                            \
@@ -75,8 +77,6 @@ INLINE uint8_t to_uint8(float value) {
         for (int64_t c = 0; c < channels; c++)                                                      \
             ERASE(TYPE, CONVERT, to[c * pass->out_stride[0] + x * step]);                           \
     } while (0)
-
-#define AS_IT_IS(value) (value)
 
 /* Changes `row`. */
 INLINE void write_row(const Pass *pass, int64_t n, int64_t y, float *row, int64_t stride,
