@@ -250,8 +250,35 @@ def test_guard_pages(level, at_end, channels_last, dtype, channels):
 
 
 @needs_the_kernel
+@in_c
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")
 @pytest.mark.parametrize("level", FAST)
-@pytest.mark.parametrize(("kind", "linear"), [("shift", False), ("resize", True), ("warp", True)])
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("padding_mode", ["constant", "symmetric"])
+def test_crops_and_flips_without_colours_behind_guard_pages(level, at_end, padding_mode):
+    for height, width, size in GUARDED:
+        source = Guarded((3, height, width, 3), torch.uint8, at_end)
+        images = source.tensor.permute(0, 3, 1, 2)
+        images.copy_(images_of(3, height, width, torch.uint8, "contiguous", 0, 3))
+        chain = [
+            augment.RandomCrop(size, padding=5, pad_if_needed=True, padding_mode=padding_mode),
+            augment.RandomHorizontalFlip(),
+            augment.RandomVerticalFlip(),
+            augment.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.4)),
+            augment.Cutout(3),
+        ]
+        out, key = Guarded((3, 3, *size), torch.float32, at_end).tensor, Key(0, 0, range(3))
+        augment.Compose(chain, kernel=level)(images, key=key, out=out)
+        expected = augment.Compose(chain, kernel="reference")(images, key=key)
+        torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
+
+
+@needs_the_kernel
+@pytest.mark.parametrize("level", FAST)
+@pytest.mark.parametrize(
+    ("kind", "linear", "num_operations"),
+    [("shift", False, 2), ("shift", False, 0), ("resize", True, 2), ("warp", True, 2)],
+)
 @given(
     numbers=st.lists(
         st.floats(-1e12, 1e12) | st.sampled_from([float("nan"), float("inf"), -float("inf"), 0.0]),
@@ -260,7 +287,7 @@ def test_guard_pages(level, at_end, channels_last, dtype, channels):
     )
 )
 @settings(max_examples=8 if INTERPRETED else 60, phases=PHASES)
-def test_no_matrix_makes_it_leave_its_arrays(level, kind, linear, numbers):
+def test_no_matrix_makes_it_leave_its_arrays(level, kind, linear, num_operations, numbers):
     """Matrices and rectangles of nonsense, behind guard pages: any pixels, but no crash."""
     matrix = np.array(numbers[:9]).reshape(1, 3, 3)
     rows = np.array(numbers[9:17]).reshape(2, 1, 4)
@@ -276,7 +303,8 @@ def test_no_matrix_makes_it_leave_its_arrays(level, kind, linear, numbers):
     boxes = np.nan_to_num(np.clip(np.array(numbers[17:]), -1e9, 1e9)).astype(np.int64)
     resolved = kernels.resolved.Resolved(
         canvas,
-        np.array([[2, 4]], dtype=np.int32), np.array([[0.5, 0.3]], dtype=np.float32),
+        np.array([[2, 4]], dtype=np.int32)[:, :num_operations],
+        np.array([[0.5, 0.3]], dtype=np.float32)[:, :num_operations],
         np.ones(3, dtype=np.float32), np.zeros(3, dtype=np.float32),
         boxes.reshape(1, 1, 4), np.zeros((1, 3), dtype=np.float32), linear=linear,
     )  # fmt: skip

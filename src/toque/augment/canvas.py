@@ -147,16 +147,20 @@ class Canvas:
         # The same product, of the four elements that are not 0 or 1: ten times as fast for a batch.
         matrix = self.matrix.copy()
         flat = matrix.reshape(-1, 9)
-        for at, axis in ((0, 0), (4, 1)):
-            flat[:, 3 * axis + 2] += flat[:, at] * offset[axis]
-            flat[:, at] = flat[:, at] * scale[axis]
+        for axis, (moved, factor) in enumerate(zip(offset, scale, strict=True)):
+            if not _is(moved, 0):
+                flat[:, 3 * axis + 2] += flat[:, 4 * axis] * moved
+            if not _is(factor, 1):
+                flat[:, 4 * axis] = flat[:, 4 * axis] * factor
         return replace(self, matrix=matrix, height=height, width=width)
 
     def shown(self) -> Matrices:
         """The rectangle of the source that the picture covers: top left bottom right, [B, 4]."""
         flat = self.matrix.reshape(-1, 9)
         near = flat[:, 5::-3]  # y and x of the first corner
-        far = near + flat[:, 4::-4] * np.stack([self.height, self.width], axis=1)
+        far = np.empty((len(self), 2))
+        far[:, 0] = near[:, 0] + flat[:, 4] * self.height
+        far[:, 1] = near[:, 1] + flat[:, 0] * self.width
         return np.concatenate([np.minimum(near, far), np.maximum(near, far)], axis=1)
 
     def read(self) -> Matrices:
@@ -239,6 +243,11 @@ def kind_of(kinds: list[Kind]) -> Kind:
 
 def _finer(first: Interpolation, second: Interpolation) -> Interpolation:
     return max(first, second, key=_INTERPOLATIONS.index)
+
+
+def _is(value: Matrices | Counts | float, number: int) -> bool:
+    """Whether a value for all images is that number; one for each of them is not looked at."""
+    return isinstance(value, int) and value == number
 
 
 def _identity(num: int) -> Matrices:

@@ -164,7 +164,7 @@ class Compose:
         """
         parameters = self.draw(key)
         if masks is None and boxes is None and keypoints is None:
-            return self.apply(images, parameters, out=out)
+            return self._apply(images, parameters, out, None)
         sizes = check_images(images)[0]
         targets.check_sizes("Compose", sizes, masks, boxes, keypoints)
         canvases = self.canvases(parameters, sizes)
@@ -305,6 +305,16 @@ class Compose:
               sizes: (height, width) of each image before a decoder reduced it; the draws are
               resolved against these, and the crops fall on fractions of the reduced pixels
         """
+        check_parameters(parameters)
+        return self._apply(images, parameters, out, sizes)
+
+    def _apply(
+        self,
+        images: Images,
+        parameters: Parameters,
+        out: torch.Tensor | None,
+        sizes: Sequence[tuple[int, int]] | None,
+    ) -> torch.Tensor:
         held, channels, device = check_images(images)
         if len(parameters) != len(held) or len(parameters.draws) != len(self.transforms):
             raise checks.invalid(
@@ -312,7 +322,6 @@ class Compose:
                 "transforms", f"{len(parameters)} and {len(parameters.draws)}",
                 "Draw them with this pipeline and a key of these images.",
             )  # fmt: skip
-        check_parameters(parameters)
         full = held if sizes is None else np.array(sizes, dtype=np.int64).reshape(-1, 2)
         if len(full) != len(held):
             raise checks.invalid(

@@ -107,11 +107,12 @@ class RandomResizedCrop(Geometric):
         if not everywhere:
             central_h, central_w = self._central(height, width)
             h, w = np.where(found, h, central_h), np.where(found, w, central_w)
-        room = np.stack([height - h, width - w], axis=1)
-        corner = (place * (room + 1)).astype(np.int64)
-        if not everywhere:
-            corner = np.where(found[:, None], corner, room // 2)
-        return np.concatenate([corner, h[:, None], w[:, None]], axis=1)
+        box = np.empty((len(height), 4), dtype=np.int64)
+        box[:, 0], box[:, 1] = height - h, width - w  # room, before the corner takes its place
+        corner = (place * (box[:, :2] + 1)).astype(np.int64)
+        box[:, :2] = corner if everywhere else np.where(found[:, None], corner, box[:, :2] // 2)
+        box[:, 2], box[:, 3] = h, w
+        return box
 
     def _central(self, height: Counts, width: Counts) -> tuple[Counts, Counts]:
         narrowest, widest = self.ratio

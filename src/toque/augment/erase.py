@@ -92,7 +92,7 @@ class RandomErasing(Erasing):
         place = draw["position"].numpy()
         top = (place[:, 0] * (height - h + 1)).astype(np.int64)
         left = (place[:, 1] * (width - w + 1)).astype(np.int64)
-        return np.stack([top, left, h, w], axis=1)
+        return _columns(top, left, h, w)
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "erased" if draw["erase"][image] else ""
@@ -141,10 +141,16 @@ class Cutout(Erasing):
             sides.append((np.maximum(low, 0), high))
         (top, bottom), (left, right) = sides
         tall, wide = np.where(erased, bottom - top, 0), np.where(erased, right - left, 0)
-        return np.stack([top, left, tall, wide], axis=1)
+        return _columns(top, left, tall, wide)
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "cut out" if draw["erase"][image] else ""
+
+
+def _columns(top: Integers, left: Integers, height: Integers, width: Integers) -> Integers:
+    box = np.empty((len(top), 4), dtype=np.int64)  # a fraction of the time of np.stack
+    box[:, 0], box[:, 1], box[:, 2], box[:, 3] = top, left, height, width
+    return box
 
 
 def _values(value: float | Sequence[float]) -> tuple[float, ...]:
