@@ -87,6 +87,11 @@ class Compose:
             # Named by kind and rank among its kind, so that adding one keeps the draws of the rest.
             self._streams.append(f"augment/{name}/{seen[name]}")
             seen[name] += 1
+        self._wanted = {
+            stream: transform.num_numbers
+            for stream, transform in zip(self._streams, self.transforms, strict=True)
+            if not isinstance(transform, Normalize | ToDtype)
+        }
 
     def __repr__(self) -> str:
         inside = "".join(f"    {transform!r},\n" for transform in self.transforms)
@@ -108,12 +113,7 @@ class Compose:
 
     def draw(self, key: Key) -> Parameters:
         """The parameters of the images of a key; they serve for images of any size."""
-        wanted = {
-            stream: transform.num_numbers
-            for stream, transform in zip(self._streams, self.transforms, strict=True)
-            if not isinstance(transform, Normalize | ToDtype)
-        }
-        numbers = key.uniforms(wanted, kernels.sweep())
+        numbers = key.uniforms(self._wanted, kernels.sweep())
         draws: list[Draw] = []
         for stream, transform in zip(self._streams, self.transforms, strict=True):
             if isinstance(transform, Normalize | ToDtype):

@@ -114,7 +114,7 @@ def sweep(
     assert len(epochs) == batch and keys.shape == (blocks, 2)
     arrays = _of(indices, np.int64), _of(epochs, np.int64), _of(keys, np.uint64)
     into = np.empty((batch, blocks, 4), dtype=np.float32)
-    addresses = [array.ctypes.data for array in (*arrays, _of(number, np.uint64), into)]
+    addresses = [_address(array) for array in (*arrays, _of(number, np.uint64), into)]
     library.toque_sweep(*addresses, batch, blocks)
     return into
 
@@ -176,7 +176,7 @@ def run(
         out_type=_TYPES.index(out.dtype),
         streams=_streams(out),
         out_stride=(ctypes.c_int64 * 3)(*out.stride()[1:]),
-        **{name: array.ctypes.data for name, array in arrays.items()},
+        **{name: _address(array) for name, array in arrays.items()},
     )
     if not library.toque_run(ctypes.byref(one), 0, batch, _LEVELS.index(level)):
         raise MemoryError(f"augment: no memory for a picture of {height} x {width} x {channels}")
@@ -191,6 +191,12 @@ def _streams(out: torch.Tensor) -> bool:
 
 def _of(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> npt.NDArray[np.generic]:
     return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _address(array: npt.NDArray[np.generic]) -> int:
+    # array.ctypes.data is the same through an object made in Python.
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _readable(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
