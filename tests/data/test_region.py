@@ -61,7 +61,7 @@ def test_the_pixels_of_a_part_are_those_of_the_whole(
     assert (pixels[bottom + 1 :] == 171).all()  # nothing below is decoded
 
 
-SIZES = ((150, 200), (131, 203), (64, 300), (310, 90))
+SIZES = ((150, 200), (130, 204), (64, 300), (310, 90), (131, 203), (120, 160), (98, 97), (200, 150))
 FIRST = {
     "crop": augment.RandomResizedCrop(48),
     "bicubic crop": augment.RandomResizedCrop(48, interpolation="bicubic"),
@@ -91,14 +91,14 @@ def poisoned(monkeypatch, value):
 def test_training_pixels_do_not_depend_on_it(first, scaled, tmp_path, monkeypatch):
     for number, size in enumerate(SIZES):
         exif = Image.Exif()
-        exif[0x0112] = (1, 1, 6, 1)[number]
+        exif[0x0112] = number + 1
         saved = pictures.saved(noisy(*size, seed=number), "JPEG", quality=90, exif=exif)
         (tmp_path / f"{number}.jpg").write_bytes(saved)
     transforms = FIRST[first] if isinstance(FIRST[first], tuple | list) else [FIRST[first]]
     pipeline = augment.Compose(
         [*transforms, augment.RandomHorizontalFlip(), augment.ColorJitter(0.4, 0.4, 0.4, 0.1)]
     )
-    source = FolderSource(tmp_path, [f"{n}.jpg" for n in range(4)], [0] * 4, ["a"])
+    source = FolderSource(tmp_path, [f"{n}.jpg" for n in range(8)], [0] * 8, ["a"])
 
     def batches():
         found = train_batches(
@@ -127,6 +127,12 @@ def test_a_part_is_decoded_where_a_crop_leaves_much_out(monkeypatch):
     assert [one[1:3] for one in asked] == [(2, (5, 10, 51, 76))]
     encoded.decode(1.0, None, (0, 0, 149, 199))
     assert len(asked) == 1
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter: the file's left column is the upper row
+    turned = Encoded(pictures.saved(noisy(150, 200), "JPEG", exif=exif), channels=3)
+    assert turned.size == (200, 150)
+    turned.decode(1.0, None, (20, 10, 100, 70))
+    assert asked[1][1:3] == (1, (80, 20, 140, 100))
 
 
 @needs_library

@@ -163,6 +163,21 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels if orientation == 1 else np.ascontiguousarray(pixels)
 
 
+def as_stored(
+    box: tuple[int, int, int, int], height: int, width: int, orientation: int
+) -> tuple[int, int, int, int]:
+    """Where a box (top, left, bottom, right) of an upright image lies in the pixels of its file:
+    what `upright` does, undone. `height` and `width` are the upright image's."""
+    top, left, bottom, right = box
+    if orientation in (2, 3, 6, 7):
+        left, right = width - right, width - left
+    if orientation in (3, 4, 7, 8):
+        top, bottom = height - bottom, height - top
+    if orientation in (5, 6, 7, 8):
+        return left, top, right, bottom
+    return top, left, bottom, right
+
+
 @contextmanager
 def opened(file: bytes | Path, max_pixels: int, name: str) -> Iterator[Image.Image]:
     """The file as an image of Pillow's, header read; whatever goes wrong names the file."""

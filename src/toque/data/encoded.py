@@ -19,7 +19,7 @@ from toque.data import decoding, jpeg, region
 
 _FACTORS = (8, 4, 2)
 _SMALLEST = 16  # below, different factors give one size, and simplejpeg picks by size
-_END = b"\xff\xd9"  # the marker that every whole JPEG ends with
+_TAIL_BYTES = 4096
 _MOST_SHOWN = 0.9  # of a larger part the whole is decoded: there is little to leave out
 
 
@@ -111,24 +111,28 @@ class Encoded:
         """The image with the pixels of a part of it, or None where all of it is to be decoded."""
         header = self._header
         assert header is not None
-        if self._channels is None or header.orientation != 1 or not region.available():
+        if self._channels is None or not region.available():
             return None
-        if not self._data.endswith(_END):  # cut off, perhaps: it is named whatever the crop shows
+        if not jpeg.ends_well(self._data[-_TAIL_BYTES:]):
+            return None  # cut off, perhaps: it is named whatever the crop shows
+        size = tuple(-(-side // factor) for side in self.size)
+        box = (
+            max(0, math.floor(shown[0] / factor)), max(0, math.floor(shown[1] / factor)),
+            min(size[0], math.ceil(shown[2] / factor)), min(size[1], math.ceil(shown[3] / factor)),
+        )  # fmt: skip
+        area = (box[2] - box[0]) * (box[3] - box[1])
+        if box[2] <= box[0] or box[3] <= box[1] or area > _MOST_SHOWN * size[0] * size[1]:
             return None
         height, width = -(-header.height // factor), -(-header.width // factor)
-        top, left = (max(0, math.floor(low / factor)) for low in shown[:2])
-        bottom = min(height, math.ceil(shown[2] / factor))
-        right = min(width, math.ceil(shown[3] / factor))
-        area = (bottom - top) * (right - left)
-        if bottom <= top or right <= left or area > _MOST_SHOWN * height * width:
-            return None
         shape = height, width, self._channels
         if place is None:
             pixels = np.empty(shape, np.uint8)
         else:
             pixels = place[: math.prod(shape)].reshape(shape)
-        done = region.decode_region(self._data, factor, (top, left, bottom, right), pixels)
-        return pixels if done else None
+        lying = decoding.as_stored(box, size[0], size[1], header.orientation)
+        if not region.decode_region(self._data, factor, lying, pixels):
+            return None
+        return decoding.upright(pixels, header.orientation)
 
 
 def reduction(header: jpeg.JpegHeader, scale: float) -> int:
