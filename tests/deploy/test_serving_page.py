@@ -2,12 +2,15 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.deploy.serving import Model, running
 from tests.deploy.serving import until as wait_until
 from tests.train.test_report_chromium import PATH_OF_BROWSER, Browser
+from toque.data.masks import palette
+from toque.deploy.predictor import Predictor
 from toque.deploy.serving import reloading
 
 pytestmark = pytest.mark.skipif(
@@ -262,3 +265,66 @@ CONTRASTS = """(() => {
   }
   return low;
 })()"""
+
+
+@pytest.fixture(scope="module")
+def shown_masks():
+    """A made-up model of masks: whatever is bright is of the third class."""
+    from toque.deploy.outputs import Masks
+
+    def ask(images):
+        brightness = [one[..., 0].astype(np.float32) for one in images]
+        maps = [np.stack([0 * x, 0 * x - 1, x / 100 - 1]) for x in brightness]
+        return np.stack(maps).astype(np.float32)
+
+    labels = ("ground <i>", "sky", "cell")
+    return Predictor("made up", labels, 3, ask, {"model": "made up"}, outputs=Masks())
+
+
+def test_a_mask_over_the_picture(browser, monkeypatch, shown_masks, tmp_path):
+    monkeypatch.setattr(reloading, "load", lambda *_, **__: shown_masks)
+    file = tmp_path / "half.png"
+    half = Image.new("RGB", (40, 30), (30, 30, 30))
+    half.paste((220, 220, 220), (0, 0, 40, 15))
+    half.save(file)
+    with running("made up") as server:
+        show(browser, server, width=390, scheme="dark")
+        until(browser, "document.getElementById('model').textContent.includes('3 classes')")
+        choose(browser, file)
+        until(browser, "document.getElementById('look').getAttribute('aria-pressed') === 'true'")
+        assert text(browser, "answer") == "ground <i> 50.0 %, cell 50.0 %"
+        rows = "[...document.querySelectorAll('#classes tr')].map(r => r.textContent)"
+        assert browser.evaluate(rows) == ["ground <i>50.0 %", "cell50.0 %"]  # what is there alone
+        until(browser, "document.getElementById('picture').naturalWidth === 40")
+        pixel = """(() => { const c = new OffscreenCanvas(40, 30), p = c.getContext('2d');
+            p.drawImage(document.getElementById('picture'), 0, 0);
+            return [...p.getImageData(20, AT, 1, 1).data].slice(0, 3); })()"""
+        above, below = (browser.evaluate(pixel.replace("AT", at)) for at in ("5", "25"))
+        assert below == [30, 30, 30]  # the first class stays as it is
+        mixed = (palette(3)[2].astype(float) * 140 + np.array([220, 220, 220]) * 115) / 255
+        assert np.abs(np.array(above) - mixed).max() <= 3
+        browser.screenshot(tmp_path / "mask.png")
+        browser.evaluate("document.getElementById('look').click()")
+        assert browser.evaluate("document.getElementById('picture').alt") == "The picture you sent"
+        width = browser.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390 and complaints(browser) == []
+
+
+def test_numbers_on_the_page(browser, monkeypatch, bright, tmp_path):
+    from toque.deploy.outputs import Numbers
+
+    def ask(images):
+        return np.array([[one.mean(), 0.5] for one in images], np.float32)
+
+    made = Predictor("made up", ("area", "age"), 3, ask, {}, outputs=Numbers([0, 0], [1, 1]))
+    monkeypatch.setattr(reloading, "load", lambda *_, **__: made)
+    with running("made up") as server:
+        show(browser, server)
+        until(browser, "document.getElementById('model').textContent.includes('2 numbers')")
+        choose(browser, bright)
+        until(browser, "document.getElementById('result').checkVisibility()")
+        assert text(browser, "answer") == "area 204, age 0.5"
+        rows = "[...document.querySelectorAll('#classes tr')].map(r => r.textContent)"
+        assert browser.evaluate(rows) == ["area204", "age0.5"]
+        browser.screenshot(tmp_path / "numbers.png")
+        assert not visible(browser, "look") and complaints(browser) == []
