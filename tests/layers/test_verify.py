@@ -92,6 +92,64 @@ def test_no_false_alarm_on_timms_layers(made):
     assert report.passed, str(report)
 
 
+def frozen_batch_norm(ops):
+    return ops.FrozenBatchNorm2d(3), torch.linspace(-1, 1, 96).sin().view(2, 3, 4, 4)
+
+
+def stochastic_depth(ops):
+    return ops.StochasticDepth(0.3, "row"), torch.linspace(-1, 1, 24).view(8, 3)
+
+
+def squeeze_excitation(ops):
+    return ops.SqueezeExcitation(4, 2), torch.linspace(-1, 1, 72).sin().view(2, 4, 3, 3)
+
+
+def pyramid(ops):  # its outputs come in a dict, and not all need a gradient at once
+    features = {"a": torch.linspace(-1, 1, 64).sin().view(1, 4, 4, 4), "b": torch.ones(1, 4, 2, 2)}
+    return ops.FeaturePyramidNetwork([4, 4], 2), features
+
+
+def region_align(ops):  # no forward-mode derivative
+    image = torch.linspace(-1, 1, 72).sin().view(1, 2, 6, 6).requires_grad_()
+    return ops.RoIAlign(2, 1.0, 2), image, torch.tensor([[0, 0.5, 0.5, 4, 4]])
+
+
+@pytest.mark.parametrize(
+    "made", [frozen_batch_norm, stochastic_depth, squeeze_excitation, pyramid, region_align]
+)
+def test_no_false_alarm_on_torchvisions_layers(made):
+    ops = pytest.importorskip("torchvision.ops", reason="torchvision is an extra")
+    module, *inputs = made(ops)
+    report = verify(module, *inputs, skip=["torch.compile"])
+    assert report.passed, str(report)
+
+
+class CastsInside(nn.LayerNorm):
+    def forward(self, x):  # as the norms of timm: float32 inside, whatever comes
+        return nn.functional.layer_norm(x.float(), (3,), self.weight.float(), self.bias.float()).to(
+            x
+        )
+
+
+def test_float32_inside_is_said_and_not_called_wrong():
+    report = verify(
+        CastsInside(3), torch.linspace(-1, 1, 12).sin().view(4, 3), skip=["torch.compile"]
+    )
+    assert report.passed, str(report)
+    assert "computes in float32 inside" in report.finding("gradients").cause
+
+
+def test_a_gradient_that_is_zero_is_not_measured_by_its_own_size():
+    logits = torch.linspace(-1, 1, 12).sin().view(3, 4)
+    at_the_minimum = logits.softmax(-1)
+
+    def loss(x, target):
+        return -(target * x.log_softmax(-1)).sum()
+
+    report = verify(loss, logits.requires_grad_(), at_the_minimum, only=["float32", "autocast"])
+    assert report.passed, str(report)
+
+
 def doubled(x):
     return 2 * x
 

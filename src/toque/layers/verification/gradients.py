@@ -164,6 +164,7 @@ def batched(subject: Subject) -> str:
             {n: None if t is None else t[row] for n, t in zip(names, together, strict=True)},
             dict(zip(names, alone, strict=True)),
             "batched gradients (is_grads_batched)",
+            tolerance_of(subject),
         )
     return ""
 
@@ -221,6 +222,11 @@ def computes_in_float32(subject: Subject) -> bool:
     with watch:
         subject.call(subject.values())
     return watch.found
+
+
+def tolerance_of(subject: Subject) -> float:
+    """How far two orders of the same float64 computation may differ, relative to its size."""
+    return 1e-4 if computes_in_float32(subject) else 1e-6
 
 
 class _Casts(TorchDispatchMode):  # type: ignore[no-untyped-call]

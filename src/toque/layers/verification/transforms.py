@@ -13,7 +13,7 @@ from torch._library.custom_ops import CustomOpDef
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
-from toque.layers.verification import compare
+from toque.layers.verification import compare, gradients
 from toque.layers.verification.subject import NotSupported, Outcome, Subject, Wrong
 
 
@@ -21,6 +21,7 @@ def vmap(subject: Subject) -> str:
     """torch.func.vmap over each tensor alone, over all, and over the last axis, against a loop."""
     values = [value.detach() for value in subject.values()]
     wanted = subject.wanted
+    tolerance = gradients.tolerance_of(subject)
     tried = 0
     for chosen in [*((i,) for i in wanted[:4]), tuple(wanted)]:
         for axis in (0, -1):
@@ -39,7 +40,7 @@ def vmap(subject: Subject) -> str:
                 )
                 names = ", ".join(f"`{subject.slots[i].name}`" for i in chosen)
                 compare.require_outputs(
-                    [t[row] for t in together], alone, f"vmap over {names} (axis {axis})", 1e-6
+                    [t[row] for t in together], alone, f"vmap over {names} (axis {axis})", tolerance
                 )
             tried += 1
     return f"{tried} choices of in_dims"
@@ -56,22 +57,23 @@ def func_gradient(subject: Subject) -> str:
 
     def expected(changed: Sequence[Tensor]) -> dict[str, Tensor | None]:
         leaves = [v.detach().clone().requires_grad_(i in wanted) for i, v in enumerate(changed)]
-        gradients = torch.autograd.grad(
-            scalar(*leaves), [leaves[i] for i in wanted], allow_unused=True
-        )
-        return dict(zip(names, gradients, strict=True))
+        made = torch.autograd.grad(scalar(*leaves), [leaves[i] for i in wanted], allow_unused=True)
+        return dict(zip(names, made, strict=True))
 
     names = [subject.slots[i].name for i in wanted]
     gradient = torch.func.grad(scalar, argnums=wanted)
     found = dict(zip(names, gradient(*values), strict=True))
-    compare.require_gradients(found, expected(values), "torch.func.grad")
+    tolerance = gradients.tolerance_of(subject)
+    compare.require_gradients(found, expected(values), "torch.func.grad", tolerance)
     stacked = [torch.stack([v, 0.9 * v]) if i in wanted else v for i, v in enumerate(values)]
     axes = tuple(0 if i in wanted else None for i in range(len(values)))
     together = torch.func.vmap(gradient, in_dims=axes, randomness="same")(*stacked)
     for row in range(2):
         alone = expected([s[row] if i in wanted else s for i, s in enumerate(stacked)])
         rows = dict(zip(names, (t[row] for t in together), strict=True))
-        compare.require_gradients(rows, alone, "vmap of torch.func.grad (per-sample gradients)")
+        compare.require_gradients(
+            rows, alone, "vmap of torch.func.grad (per-sample gradients)", tolerance
+        )
     return ""
 
 
