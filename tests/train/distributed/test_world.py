@@ -1,6 +1,7 @@
 """What the ranks of a world tell each other, with real processes."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -189,3 +190,7 @@ def test_when_one_fails_all_end_and_rank_0_says_why_once():
     assert codes["hung"] == [1, -signal.SIGKILL, 1]
     (sentence,) = said["hung"]
     assert "rank 1 did not answer in the gradients (rank 1 in a long nap, alive" in sentence
+    if torch.__version__ >= "2.14":  # before, the flight recorder may know NCCL alone
+        # The sleeper has done one collective, and the others wait in their second.
+        last = int(re.search(r"alive, last collective gloo:\w+ (\d+)", sentence)[1])
+        assert int(re.search(r"rank 0 waits in gloo:\w+ (\d+)", sentence)[1]) == last + 1
