@@ -103,7 +103,9 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
     if _is_collective(world, error):
         failure = watch.failure_of_another(wait_s=2.0)
         if failure is None:
-            failure = _Failure(-1, "lost", watch.lost_sentence(error))
+            # Who does not speak need not ask: the store may end with rank 0 at any moment.
+            sentence = watch.lost_sentence(error) if world.first else ""
+            failure = _Failure(-1, "lost", sentence)
     else:
         kind, sentence = "bug", f"{type(error).__name__}: {error}"
         if isinstance(error, checks.UserMistake):
@@ -237,6 +239,7 @@ class _Watch:
             silent_s = time.time() - when
             if silent_s > _SILENT_S or not waiting:
                 state = f"no sign of life for {silent_s:.0f} s" if silent_s > _SILENT_S else "alive"
+                state = state if when else "no sign of life ever"
                 missing.append(str(rank))
                 last = f", last collective {last_of[rank]}" if last_of.get(rank) else ""
                 told.append(f"rank {rank} in {what}, {state}{last}")
