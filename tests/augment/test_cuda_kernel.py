@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.interpreter import NO_LOOPS
 
 from toque import augment
 from toque.augment import kernels
@@ -25,6 +26,7 @@ gpu = [
 
 
 @needs_triton
+@pytest.mark.skipif(**NO_LOOPS)
 def test_interpreted_it_passes_the_suite_of_all_kernels():
     # In a process of its own: Triton reads the variable when it is imported.
     done = subprocess.run(

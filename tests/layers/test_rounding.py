@@ -46,7 +46,7 @@ def test_gradients_that_cancel_are_called_zero(plain, exact):
     # What comparing elements of two float32 computations says of them: they differ by their size.
     again = gradients(net().to(memory_format=torch.channels_last))
     assert (again["6.bias"] - plain["6.bias"]).norm() > 0.1 * plain["6.bias"].norm()
-    assert compare_gradients(again, plain, exact).times_plain < 10
+    assert compare_gradients(again, plain, exact).worst < 1e-4
 
 
 def test_a_mistake_is_many_times_the_rounding(plain, exact):
@@ -82,7 +82,7 @@ def test_save_memory_compiled_differs_by_rounding(plain, exact):
         compiled = torch.compile(model, backend="aot_eager_decomp_partition", fullgraph=True)
         errors = compare_gradients(gradients(compiled), plain, exact)
     torch._dynamo.reset()
-    assert errors.times_plain < 10, str(errors)
+    assert errors.worst < 1e-4, str(errors)  # 1e-5 is usual, 1e-2 would be bfloat16's
     assert errors.zero == ("1.bias", "6.bias")
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.interpreter import NO_LOOPS
 from toque import losses
 
 from .proof import classes, numbers
@@ -17,6 +18,7 @@ triton = pytest.importorskip(
 )
 
 
+@pytest.mark.skipif(**NO_LOOPS)
 def test_interpreted_kernels_equal_the_two_steps():
     done = subprocess.run(
         [sys.executable, "-m", "tests.losses.interpreted_upsampled"],

@@ -71,6 +71,21 @@ def test_snapshots_use_their_memory_again_unless_the_state_has_changed(tmp_path)
     assert other.tensors["0"].dtype == torch.int64 and torch.equal(other.tensors["1"], tensor)
 
 
+def test_a_save_that_is_waited_for_is_written_by_the_thread_that_waits(tmp_path, said, monkeypatch):
+    real, threads = checkpoint.write, []
+
+    def noted(*arguments, **named):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(checkpoint, "write", noted)
+    with saver(tmp_path, said) as saves:
+        saves.save({"a": torch.zeros(2)}, 1, None)
+        saves.save({"a": torch.ones(2)}, 2, None, waiting=True)
+        assert checkpoint.load(tmp_path / "images-000000000002")["a"].tolist() == [1, 1]
+    assert threads == [False, True] and said == []
+
+
 def test_the_training_goes_on_while_a_save_is_under_way_and_the_next_save_waits(
     tmp_path, said, gate
 ):

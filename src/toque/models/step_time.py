@@ -48,7 +48,7 @@ def profile_step(model: nn.Module, images: torch.Tensor) -> StepTime:
         )
     try:
         _forward_and_backward(model, images)
-        with profile(activities=[ProfilerActivity.CPU]) as profiled:
+        with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
             _forward_and_backward(model, images)
     finally:
         for hook in hooks:

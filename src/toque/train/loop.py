@@ -200,7 +200,8 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
                     shown.say(hint)
             if save_due:
                 clock.lap("host")
-                saver.save(now.state_dict(), images_seen, score)
+                ends = last or signal_number is not None
+                saver.save(now.state_dict(), images_seen, score, waiting=ends)
                 clock.lap("checkpoint")
                 if signal_number is not None and not last:
                     saved = saver.settle()

@@ -115,15 +115,25 @@ class Saver:
             self._collect()
         return time.monotonic() >= self._next_s
 
-    def save(self, state: Mapping[str, Any], images_seen: int, score: float | None) -> None:
+    def save(
+        self,
+        state: Mapping[str, Any],
+        images_seen: int,
+        score: float | None,
+        *,
+        waiting: bool = False,
+    ) -> None:
         """Save this state, unless it is on the disk already.
+
+        Args: waiting: nothing goes on before it is written, so the calling thread writes it: on a
+                       busy machine the writer, which steps back, would take many times as long
 
         Raises: TypeError: something in the state that is neither a tensor nor plain
         """
         self._collect()
         self._next_s = time.monotonic() + self._settings.every_s
         snapshot = self._medium.take(state)
-        if self._writer is None:
+        if self._writer is None or waiting:
             self._tell(images_seen, self._write(snapshot, images_seen, score))
         else:
             self._tell_memory(snapshot)

@@ -7,6 +7,9 @@ batches are all full, and the last batch of an evaluation is filled up, its fill
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 BACKEND = "inductor"
@@ -14,7 +17,16 @@ BACKEND = "inductor"
 
 def compile_in_place(network: nn.Module) -> None:
     """Compile the network's calls; static shapes, so that each new shape compiles anew."""
-    network.compile(backend=BACKEND, dynamic=False)
+    if not type(network).forward.__module__.startswith("torch."):
+        network.compile(backend=BACKEND, dynamic=False)
+        return
+
+    # The compiler of torch 2.11 passes over calls of torch's own modules (nn.Sequential), in
+    # silence: it needs a function from elsewhere to begin in.
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return network._call_impl(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    network._compiled_call_impl = torch.compile(call, backend=BACKEND, dynamic=False)
 
 
 def is_compiled(network: nn.Module) -> bool:

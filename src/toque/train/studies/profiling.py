@@ -196,7 +196,7 @@ def _traced(tried: Trial, batch: Batch, trace: Path | None) -> tuple[tuple[Cost,
     if on_gpu:
         activities.append(ProfilerActivity.CUDA)
     began = time.perf_counter()
-    with profile(activities=activities) as profiled:
+    with profile(activities=activities, acc_events=True) as profiled:
         for _ in range(_TRACED_STEPS):
             tried.step(batch, 0, tried.rate(0))
         _wait(tried.device)
