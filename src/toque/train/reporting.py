@@ -18,13 +18,13 @@ from toque.train.logs import clock
 from toque.train.logs.log import read_rows
 from toque.train.metrics import Answers, Scores, Suspect, suspects, unlearnt
 from toque.train.metrics import answers as answer_files
+from toque.train.metrics.shown import Table
 from toque.train.run import Run
 from toque.train.run_folder import environment, folder, kept, outcome
 from toque.train.run_folder.folder import RunFolder, read_run
 from toque.train.run_folder.outcome import Outcome
 from toque.train.tasks import Evaluation
 from toque.train.tasks.pictures import displayed
-from toque.train.tasks.task import Table
 
 if TYPE_CHECKING:
     from toque.train.report import Doubtful, Picture

@@ -5,6 +5,7 @@ classification.py  accuracy, top 5, F1, calibration, each with its interval
 intervals.py       bootstrap: how sure a score is, and whether two runs differ
 resampled.py       scores of labels, numbers and masks, for the bootstrap
 calibration.py     whether 90 % confident means 90 % right, and the temperature that mends it
+shown.py           how a score is read by people
 stages.py          what share of the time each stage of a run took
 suspects.py        labels that the answers contradict
 

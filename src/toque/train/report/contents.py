@@ -16,7 +16,7 @@ from toque.models.signal import Signal
 from toque.train.metrics import Interval, Scores
 
 if TYPE_CHECKING:
-    from toque.train.tasks.task import Metric, Table
+    from toque.train.metrics.shown import Metric, Table
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from toque.train.report import (
 from toque.train.report.contents import Picture, ReportData
 
 if TYPE_CHECKING:
-    from toque.train.tasks.task import Metric
+    from toque.train.metrics.shown import Metric
 
 _MOST_PICTURES = 48  # per part: at 224 px and some 8 kB each, the page stays near 1 MB
 _MOST_PAIRS = 12

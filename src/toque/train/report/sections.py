@@ -13,7 +13,7 @@ from toque.train.report import axes, lines
 from toque.train.report.contents import Doubtful
 
 if TYPE_CHECKING:
-    from toque.train.tasks.task import Metric
+    from toque.train.metrics.shown import Metric
 
 _STAGES: dict[stages.Stage, str] = {
     "device": "computing",

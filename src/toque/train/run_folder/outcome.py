@@ -15,8 +15,8 @@ from typing import Any
 from toque import checks, durable
 from toque.train.metrics import Interval, Scores, scores_of
 from toque.train.metrics import answers as answer_files
+from toque.train.metrics.shown import Table
 from toque.train.run_folder import folder
-from toque.train.tasks.task import Table
 from toque.version import VERSION
 
 

@@ -14,11 +14,12 @@ from typing import Any
 
 from toque import checks
 from toque.data import Source
+from toque.train.metrics.shown import Metric
 from toque.train.tasks.classification import ClassEvaluation, Classification
 from toque.train.tasks.multilabel import LabelsEvaluation, Multilabel
 from toque.train.tasks.regression import NumbersEvaluation, Regression
 from toque.train.tasks.segmentation import MaskEvaluation, Segmentation
-from toque.train.tasks.task import Evaluation, Metric, Task
+from toque.train.tasks.task import Evaluation, Task
 
 _KINDS: dict[str, type[Task]] = {
     kind.name: kind for kind in (Classification, Multilabel, Regression, Segmentation)

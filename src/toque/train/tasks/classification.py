@@ -15,7 +15,8 @@ from torch import nn
 from toque.models.answers import Softmax
 from toque.train.metrics import Interval, Scores, score
 from toque.train.metrics.counting import num_correct
-from toque.train.tasks.task import Evaluation, Metric, Table, Tally, Task, percent
+from toque.train.metrics.shown import Metric, Table, percent
+from toque.train.tasks.task import Evaluation, Tally, Task
 
 
 class Classification(Task):

@@ -18,8 +18,9 @@ from toque.data import Splits
 from toque.models.answers import Sigmoid
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_labels, resamples_for
+from toque.train.metrics.shown import Metric, Table, percent
 from toque.train.tasks.pictures import displayed
-from toque.train.tasks.task import Evaluation, Metric, Table, Tally, Task, percent
+from toque.train.tasks.task import Evaluation, Tally, Task
 
 if TYPE_CHECKING:
     from toque.train.report import Picture

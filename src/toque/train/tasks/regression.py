@@ -18,9 +18,10 @@ from toque.data import Splits
 from toque.models.answers import Rescaled
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_numbers
+from toque.train.metrics.shown import Metric, Table
 from toque.train.tasks.multilabel import check_rows
 from toque.train.tasks.pictures import displayed
-from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task
+from toque.train.tasks.task import Evaluation, Loss, Tally, Task
 
 if TYPE_CHECKING:
     from toque.train.report import Picture

@@ -24,9 +24,10 @@ from toque.data.targets import IGNORE_INDEX
 from toque.models.answers import Softmax
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_masks
+from toque.train.metrics.shown import Metric, Table, percent
 from toque.train.optimisation.optimise import SMALL_IMAGE_PX
 from toque.train.tasks.pictures import coloured, errors, seen
-from toque.train.tasks.task import Evaluation, Loss, Metric, Table, Tally, Task, percent
+from toque.train.tasks.task import Evaluation, Loss, Tally, Task
 
 if TYPE_CHECKING:
     from toque.train.report import Picture
