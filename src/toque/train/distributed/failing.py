@@ -21,7 +21,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from toque import checks
-from toque.train.distributed import joining, recorder
+from toque.train.distributed import joining, presence, recorder
 from toque.train.distributed.world import World
 from toque.train.stop import Stopped
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _BEAT_S = 0.5
 _SILENT_S = 5.0  # without a sign of life for so long, a process is not running
 _GRACE_S = 5.0  # in which a rank ends by itself once another has failed
+_TELL_S = 0.5  # for a failure to be read: it is left before the connections are let go
 _HEAR_S = 2.0  # for the others to learn that rank 0 has spoken
 _OUT_OF_MEMORY = (
     "fit: a rank's part of a batch must fit into its memory; got none left. Start more ranks, or "
@@ -101,7 +102,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
     """What to raise on this rank."""
     if _is_collective(world, error):
-        failure = watch.failure_of_another(wait_s=2.0)
+        failure = watch.failure_of_another(wait_s=_TELL_S)
         if failure is None:
             # Who does not speak need not ask: the store may end with rank 0 at any moment.
             sentence = watch.lost_sentence(error) if world.first else ""
@@ -181,6 +182,7 @@ class _Watch:
         patience = timedelta(seconds=10)
         self._store: Store = dist.PrefixStore(world.name, joining.connect(patience))
         self._beats: Store = dist.PrefixStore(world.name, joining.connect(patience))
+        presence.leave(self._store, world.rank)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="toque-watch", daemon=True)
         self._thread.start()
@@ -208,11 +210,11 @@ class _Watch:
 
     def say(self) -> None:
         """Note that rank 0 speaks, and let the others hear it: the store may end with rank 0."""
-        others = [f"heard/{rank}" for rank in range(1, self._world.size)]
         deadline = time.monotonic() + _HEAR_S
         with contextlib.suppress(RuntimeError):
             self._store.set(_SAID, "1")
-            while not self._store.check(others) and time.monotonic() < deadline:
+            others = [f"heard/{rank}" for rank in self._others()]
+            while others and not self._store.check(others) and time.monotonic() < deadline:
                 time.sleep(0.02)
 
     def wait_until_said(self) -> None:
@@ -237,9 +239,11 @@ class _Watch:
                 continue
             when, what, waiting = self._sign_of(rank)
             silent_s = time.time() - when
-            if silent_s > _SILENT_S or not waiting:
+            gone = self._is_gone(rank)
+            if gone or silent_s > _SILENT_S or not waiting:
                 state = f"no sign of life for {silent_s:.0f} s" if silent_s > _SILENT_S else "alive"
                 state = state if when else "no sign of life ever"
+                state = "its process has ended" if gone else state
                 missing.append(str(rank))
                 last = f", last collective {last_of[rank]}" if last_of.get(rank) else ""
                 told.append(f"rank {rank} in {what}, {state}{last}")
@@ -256,12 +260,15 @@ class _Watch:
 
     def _ask_all(self) -> dict[int, str]:
         """The last collective of each rank that still runs, also where its main thread hangs."""
-        others = [rank for rank in range(self._world.size) if rank != self._world.rank]
-        answers = {rank: f"{_ASKED}/{rank}" for rank in others}
         deadline = time.monotonic() + 3 * _BEAT_S
         with contextlib.suppress(RuntimeError):
             self._store.set(_ASKED, "1")
-            while not self._store.check([*answers.values()]) and time.monotonic() < deadline:
+            answers = {rank: f"{_ASKED}/{rank}" for rank in self._others()}
+            while (
+                answers
+                and not self._store.check([*answers.values()])
+                and time.monotonic() < deadline
+            ):
                 time.sleep(0.05)
             return {
                 rank: self._store.get(answer).decode()
@@ -269,6 +276,16 @@ class _Watch:
                 if self._store.check([answer])
             }
         return {}
+
+    def _others(self) -> list[int]:
+        """The other ranks, but for those that are known to have ended."""
+        others = (rank for rank in range(self._world.size) if rank != self._world.rank)
+        return [rank for rank in others if not presence.is_gone(self._store, rank)]
+
+    def _is_gone(self, rank: int) -> bool:
+        with contextlib.suppress(RuntimeError):
+            return presence.is_gone(self._store, rank)
+        return False
 
     def _sign_of(self, rank: int) -> tuple[float, str, bool]:
         with contextlib.suppress(RuntimeError):

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from toque.train.distributed import failing, joining
+from toque.train.distributed import failing, joining, presence
 from toque.train.distributed.world import World
 
 _FIRST_LOOK_S, _LOOK_S = 0.005, 0.5  # between two looks, which become rarer: a save takes seconds
@@ -77,6 +77,8 @@ class Messages:
         if self._is_told(failing.FAILURE):
             raise _vain("another rank has failed")
         for rank in missing:
+            if presence.is_gone(self._store, rank):
+                raise _vain(f"the process of rank {rank} has ended")
             key = failing.beat(rank)
             if not self._is_told(key):
                 continue
