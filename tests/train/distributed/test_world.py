@@ -12,6 +12,7 @@ import torch
 from tests.train.distributed import ranks
 from toque import checks
 from toque.train import distributed
+from toque.train.distributed.failing import _reason
 
 
 def told(timeout_s=30.0):
@@ -195,3 +196,13 @@ def test_when_one_fails_all_end_and_rank_0_says_why_once():
         # The sleeper has done one collective, and the others wait in their second.
         last = int(re.search(r"alive, last collective gloo:\w+ (\d+)", sentence)[1])
         assert int(re.search(r"rank 0 waits in gloo:\w+ (\d+)", sentence)[1]) == last + 1
+
+
+def test_torchs_reason_is_told_without_places_in_its_sources():
+    gloo = (
+        "[/pytorch/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error "
+        "[127.0.0.1]:5330: Connection reset by peer. This is typically caused by a remote worker "
+        "hanging or bugs in the application.\nmore"
+    )
+    assert _reason(RuntimeError(gloo)) == ("Read error [127.0.0.1]:5330: Connection reset by peer")
+    assert _reason(RuntimeError("\n")) == ""

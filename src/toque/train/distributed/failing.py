@@ -12,6 +12,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -38,6 +39,7 @@ _OUT_OF_MEMORY = (
     'set distributed.strategy = "fsdp": the run then continues. Or set memory.micro_batch or a '
     "lower batch_size for a new run, with another --out."
 )
+_PLACE = re.compile(r"\[\S*/\S+:\d+\]\s*")
 FAILURE, _SAID, _ASKED = "failure", "said", "asked"
 
 
@@ -145,6 +147,12 @@ def _let_go(world: World, error: Exception) -> None:
     gc.collect()
 
 
+def _reason(error: Exception) -> str:
+    """torch's words, without the place in its sources and its guess at a cause."""
+    first = str(error).strip().partition("\n")[0]
+    return _PLACE.sub("", first).partition(". This is")[0][:200]
+
+
 class _Failure:
     """Why the run ends: the rank, "mistake", "bug" or "lost", and the sentence."""
 
@@ -248,7 +256,7 @@ class _Watch:
                 last = f", last collective {last_of[rank]}" if last_of.get(rank) else ""
                 told.append(f"rank {rank} in {what}, {state}{last}")
         who = f"rank {', '.join(missing)}" if missing else "another rank"
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = _reason(error)
         mine = recorder.last_collective()
         if mine and told:
             told.append(f"rank {self._world.rank} waits in {mine}")
