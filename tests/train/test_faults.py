@@ -175,7 +175,17 @@ def test_a_signal_ends_the_step_saves_and_the_same_command_continues(
     assert bits(tmp_path / "run") == reference
 
 
-def test_a_second_interrupt_leaves_at_once_and_the_same_command_continues(tmp_path, reference):
+@pytest.fixture
+def interruptible():
+    """SIGINT as in a terminal: a shell starts its background jobs with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_leaves_at_once_and_the_same_command_continues(
+    tmp_path, reference, interruptible
+):
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

@@ -33,7 +33,7 @@ def pack(
     ] = "raise",
     task: Annotated[
         Literal["auto", "classification", "multilabel", "regression", "segmentation"],
-        typer.Option(help="What the targets are, as in toque train."),
+        typer.Option(metavar="NAME", help="As in toque train."),
     ] = "auto",
     settings: Annotated[
         list[str] | None,
@@ -49,7 +49,7 @@ def pack(
 ) -> None:
     """Decode every image once into CACHE, for toque train CACHE.
 
-    Stopped in the middle, the same command goes on. --check ends with 1 where a file is damaged.
+    Stopped, the same command goes on. --check ends with 1 on a damaged file.
 
     Example: toque pack photos/ photos-packed/ --size 256
     """

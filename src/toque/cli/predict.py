@@ -25,7 +25,7 @@ def predict(
         bool, typer.Option("--json", help="Print JSON with the probability of every class.")
     ] = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV with a column for every class or number.")
+        bool, typer.Option("--csv", help="Print CSV with a column for every class.")
     ] = False,
     tta: Annotated[
         bool, typer.Option("--tta", help="Mean over each image and its mirror image.")

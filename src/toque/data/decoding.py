@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 100_000_000
+TOO_LARGE = "a mistake or a bomb"  # how the reason of a refusal by size ends
 
 # Warnings of libjpeg that mean lost data. The others (an unknown JFIF revision, odd parameters of a
 # scan) leave the pixels as they are, but simplejpeg stops at them in either mode: Pillow does not.
@@ -191,7 +192,7 @@ def opened(file: bytes | Path, max_pixels: int, name: str) -> Iterator[Image.Ima
         raise
     except Image.DecompressionBombError as error:
         first = str(error).partition(",")[0]
-        raise unreadable(name, f"{first}: a mistake or a bomb") from None
+        raise unreadable(name, f"{first}: {TOO_LARGE}") from None
     except UnidentifiedImageError:
         raise unreadable(name, "not an image of a known kind") from None
     except Exception as error:  # Pillow's plugins meet damage with almost any exception
@@ -237,7 +238,7 @@ def check_size(height: int, width: int, max_pixels: int, name: str) -> None:
     """Refuse an image larger than max_pixels."""
     if height * width > max_pixels:
         raise unreadable(
-            name, f"{width} x {height} pixels, above max_pixels = {max_pixels}: a mistake or a bomb"
+            name, f"{width} x {height} pixels, above max_pixels = {max_pixels}: {TOO_LARGE}"
         )
 
 

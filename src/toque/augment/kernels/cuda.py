@@ -157,6 +157,7 @@ def run(
             _launch(sources[plain], resolved.take(plain), some)
         if len(shrunk):
             part = resolved.take(shrunk)
+            part = replace(part, canvas=_inside(part.canvas, sources.size[shrunk]))
             smaller, rest = reference.reduced(part.canvas, factors[shrunk])
             # The temporary has to live until the launch that reads it is queued.
             reduced, held = _reduce(sources[shrunk], smaller, out.device)
@@ -171,6 +172,12 @@ def _readable(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor | l
     if isinstance(images, torch.Tensor):
         return images if images.dtype in _DTYPES else images.to(torch.float32)
     return [image if image.dtype in _DTYPES else image.to(torch.float32) for image in images]
+
+
+def _inside(canvas: Canvas, size: np.ndarray) -> Canvas:
+    """No more of a picture is reduced than there is: matrices of nonsense must not take memory."""
+    bound = np.concatenate([size, size], axis=1)
+    return replace(canvas, visible=np.clip(np.nan_to_num(canvas.visible), 0, bound))
 
 
 def _reduce(

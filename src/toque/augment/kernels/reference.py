@@ -255,8 +255,9 @@ def _jacobian(canvas: Canvas) -> _Doubles:
 def reduced(canvas: Canvas, factors: _Doubles) -> tuple[Canvas, Canvas]:
     """The canvas that reduces the visible part by whole factors or parts of them, and the rest."""
     low, high = np.floor(canvas.visible[:, :2]), np.ceil(canvas.visible[:, 2:])
-    size = np.maximum(np.ceil((high - low) / factors - 1e-9), 1).astype(np.int64)
-    step = (high - low) / size
+    extent = np.maximum(high - low, 1)  # also where nothing is visible: its matrix has an inverse
+    size = np.maximum(np.ceil(extent / factors - 1e-9), 1).astype(np.int64)
+    step = extent / size
     matrix = np.zeros((len(canvas), 3, 3))
     matrix[:, 0, 0], matrix[:, 1, 1], matrix[:, 2, 2] = step[:, 1], step[:, 0], 1
     matrix[:, 0, 2], matrix[:, 1, 2] = low[:, 1], low[:, 0]

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 
 from toque import data
 from toque.data import jpeg
+from toque.data.decoding import TOO_LARGE
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -74,8 +75,7 @@ def decode(
             body, channels=channels, max_pixels=limits.max_pixels, name="the upload"
         )
     except data.UnreadableImage as error:
-        # The second is Pillow's own limit, which it keeps before ours can be asked.
-        if "above max_pixels" in error.reason or "decompression bomb" in error.reason:
+        if error.reason.endswith(TOO_LARGE):
             most = limits.max_pixels / 1e6
             raise Refused(413, f"The image must have at most {most:g} megapixels.") from None
         raise Refused(422, f"The image must be whole: {error.reason[:200]}.") from None
