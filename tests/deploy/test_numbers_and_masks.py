@@ -15,9 +15,11 @@ from PIL import Image
 import toque
 from tests.deploy.serving import running
 from toque import deploy
-from toque.deploy import parity_tasks
 from toque.deploy.outputs import Masks, Numbers, class_of_each_pixel
-from toque.deploy.tolerance import EXACT, Tolerance
+from toque.deploy.parity import EXACT, Tolerance
+from toque.deploy.parity.masks import ComparedMasks
+from toque.deploy.parity.numbers import ComparedNumbers
+from toque.models.answers import Rescaled
 from toque.random import Key
 from toque.train import load_model
 
@@ -237,13 +239,25 @@ def test_served(masks, numbers, squares):
         assert "Mask" in json.dumps(schema["paths"]["/predict"])
 
 
+def test_a_file_answers_by_the_formula_and_the_names_of_training():
+    mean, std = [10.0, -1.0], [2.0, 0.5]
+    numbers, trained = Numbers(mean, std), Rescaled(mean, std)
+    # By these names lie the numbers in the files that were exported so far.
+    assert list(numbers.state_dict()) == list(trained.state_dict()) == ["mean", "std"]
+    outputs = torch.tensor([[0.5, 2.0], [0.0, -4.0]])
+    wanted = torch.tensor([[11.0, 0.0], [10.0, -3.0]])
+    assert torch.equal(numbers.read(outputs), wanted) and torch.equal(trained(outputs), wanted)
+    one = Numbers(mean[:1], std[:1])
+    assert one.read(torch.tensor([0.5, 0.0])).tolist() == [[11.0], [10.0]]
+
+
 # Parity
 
 
 def test_a_number_that_differs_is_told_in_deviations():
     outputs = Numbers([100.0], [20.0])
     for away, problem in ((0.01, False), (1.0, True), (float("nan"), True)):
-        comparing = parity_tasks.ComparedNumbers(outputs, EXACT)
+        comparing = ComparedNumbers(outputs, EXACT)
         theirs = np.array([[100.0], [400.0]], np.float32)
         comparing.add([theirs + np.array([[away], [0]])], [theirs], list(theirs))
         found = comparing.parity(2, 0)
@@ -251,10 +265,10 @@ def test_a_number_that_differs_is_told_in_deviations():
         if away == 1.0:
             assert found.number == pytest.approx(1 / 20) and found.mae == pytest.approx(0.5)
     # A large number may differ by as much as its own size says: 15 deviations from the mean.
-    comparing = parity_tasks.ComparedNumbers(outputs, EXACT)
+    comparing = ComparedNumbers(outputs, EXACT)
     comparing.add([theirs + np.array([[0], [0.15]])], [theirs], None)
     assert comparing.parity(0, 2).number == pytest.approx(0.15 / 20 / 15, rel=1e-3)
-    loose = parity_tasks.ComparedNumbers(outputs, Tolerance(1.0, 1.0, 0.1))
+    loose = ComparedNumbers(outputs, Tolerance(1.0, 1.0, 0.1))
     loose.add([theirs + 2.2], [theirs], list(theirs + 2))
     assert loose.parity(2, 0).problem is None
     loose.add([theirs + 20], [theirs], list(theirs + 2))
@@ -269,12 +283,12 @@ def test_a_pixel_that_differs_is_counted_unless_both_classes_are_as_likely():
     for place, changed in (((3, 0), 0), ((0, 0), 1)):
         mask = theirs[0].copy()
         mask[(0, *place)] ^= 1
-        comparing = parity_tasks.ComparedMasks(EXACT)
+        comparing = ComparedMasks(EXACT)
         comparing.add([mask, theirs[1]], theirs, right)
         found = comparing.parity(1, 0)
         assert found.changed == changed and (found.problem is None) is (changed == 0)
         assert found.pixels == 16 and found.mean_iou != found.mean_iou_before
-    comparing = parity_tasks.ComparedMasks(EXACT)
+    comparing = ComparedMasks(EXACT)
     comparing.add([theirs[0], theirs[1] * 1.5], theirs, None)
     assert "a probability differs" in comparing.parity(0, 1).problem
 

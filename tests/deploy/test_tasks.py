@@ -12,7 +12,7 @@ import toque
 from tests.deploy.serving import running
 from toque import data, deploy
 from toque.data.packed import pack
-from toque.deploy import parity
+from toque.deploy.parity.shares import _lead
 from toque.deploy.predictor import calibrated
 from toque.random import Key
 from toque.train import load_model
@@ -99,7 +99,7 @@ def test_labels_in_the_command_and_over_http(labelled, toque, tmp_path):
 def test_a_label_that_changes_is_counted():
     theirs = np.array([[0.9, 0.4], [0.5004, 0.1], [0.2, 0.3]])
     ours = np.array([[0.9, 0.6], [0.4999, 0.1], [0.2, 0.3]])
-    lead = parity._lead("multilabel", ours, theirs)
+    lead = _lead("multilabel", ours, theirs)
     np.testing.assert_allclose(lead, [0.1, 0.0004, 0.0])
 
 

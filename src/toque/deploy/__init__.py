@@ -24,8 +24,7 @@ from toque.deploy.predictor import Predictor
 
 if TYPE_CHECKING:
     from toque.deploy.exporting import Exported, export
-    from toque.deploy.parity import Parity
-    from toque.deploy.parity_tasks import MasksParity, NumbersParity
+    from toque.deploy.parity import MasksParity, NumbersParity, Parity
 
 __all__ = [
     "Exported",
@@ -45,14 +44,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Parity":
+    if name in ("MasksParity", "NumbersParity", "Parity"):
         from toque.deploy import parity
 
-        return parity.Parity
-    if name in ("MasksParity", "NumbersParity"):
-        from toque.deploy import parity_tasks
-
-        return getattr(parity_tasks, name)
+        return getattr(parity, name)
     if name in ("Exported", "export"):
         from toque.deploy import exporting
 

@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 from toque import checks
 from toque.deploy.outputs import Outputs, Shares
 from toque.deploy.preprocess import Preprocess
+from toque.layers.running import modules_running
 from toque.random import Key
 
 _MAX_BATCH, _MAX_SIDE_PX = 65_535, 65_535
@@ -67,7 +68,8 @@ def trace(program: Program, channels: int, size: tuple[int, int] | None = None) 
         dimensions[1] = Dim("height", min=1, max=_MAX_SIDE_PX)
         dimensions[2] = Dim("width", min=1, max=_MAX_SIDE_PX)
     _check_outputs(program, example)
-    with _tracked(program) as inside, _silent(), warnings.catch_warnings():
+    tracked = modules_running(program.named_modules(), lambda path, *_: path)
+    with tracked as inside, _silent(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third-party modules about themselves, when traced
         try:
             return torch.export.export(program, (example,), dynamic_shapes=(dimensions,))
@@ -116,28 +118,6 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-@contextlib.contextmanager
-def _tracked(program: nn.Module) -> Iterator[list[str]]:
-    """The paths of the modules whose forward is running, the innermost last."""
-    inside: list[str] = []
-    handles = []
-    for name, module in program.named_modules():
-
-        def enter(_module: nn.Module, _inputs: object, name: str = name) -> None:
-            inside.append(name)
-
-        def leave(_module: nn.Module, _inputs: object, _outputs: object) -> None:
-            inside.pop()
-
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(module.register_forward_hook(leave))
-    try:
-        yield inside
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _place(path: str, program: nn.Module) -> str:

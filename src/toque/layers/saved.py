@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from toque import checks
+from toque.layers.running import modules_running
 
 Kind = Literal["own", "input", "parameter", "buffer"]
 
@@ -123,7 +124,7 @@ def trace_saved(function: Callable[..., Any], *inputs: Any) -> Trace:
     Example: >>> print(trace_saved(torch.nn.Linear(4, 2), torch.randn(3, 4)))
              1 nodes, 0 bytes saved for backward
     """
-    modules = dict(function.named_modules()) if isinstance(function, nn.Module) else {}
+    modules = function.named_modules() if isinstance(function, nn.Module) else ()
     kinds: dict[int, Kind] = {}
     for leaf in pytree.tree_leaves(inputs):
         if isinstance(leaf, Tensor):
@@ -224,27 +225,18 @@ def _described(meta: Any) -> str:
 
 
 @contextmanager
-def _module_spans(modules: dict[str, nn.Module]) -> Iterator[list[tuple[int, int, str]]]:
+def _module_spans(modules: Iterable[tuple[str, nn.Module]]) -> Iterator[list[tuple[int, int, str]]]:
     """Which sequence numbers of nodes each module's forward made: (first, behind last, path)."""
     spans: list[tuple[int, int, str]] = []
-    starts: list[int] = []
-    handles = []
-    for name, module in modules.items():
-        if not name:
-            continue
 
-        def leave(_module: nn.Module, _inputs: Any, _output: Any, name: str = name) -> None:
-            spans.append((starts.pop(), torch._C._autograd._get_sequence_nr(), name))
+    def enter(*_: Any) -> int:
+        return torch._C._autograd._get_sequence_nr()
 
-        def enter(_module: nn.Module, _inputs: Any) -> None:
-            starts.append(torch._C._autograd._get_sequence_nr())
+    def leave(path: str, first: int, _output: Any) -> None:
+        spans.append((first, torch._C._autograd._get_sequence_nr(), path))
 
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    try:
+    with modules_running(modules, enter, leave):
         yield spans
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager

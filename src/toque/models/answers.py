@@ -41,5 +41,9 @@ class Rescaled(nn.Module):
         self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32))
 
     def forward(self, outputs: torch.Tensor) -> torch.Tensor:
-        rows = outputs.float().reshape(len(outputs), -1)
-        return rows * self.std + self.mean
+        return rescale(outputs, self.mean, self.std)
+
+
+def rescale(outputs: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """As `Rescaled`, of a mean and standard deviations [D] that are tensors already."""
+    return outputs.float().reshape(-1, len(mean)) * std + mean

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.utils._pytree import tree_leaves
 
+from toque.layers.running import modules_running
 from toque.models import shapes
 from toque.models.receptive import Following
 from toque.models.step_time import profile_step
@@ -122,64 +123,24 @@ def _tree(model: nn.Module) -> dict[str, Layer]:
     return layers
 
 
-class _Inside:
-    """Hooks that know which modules are being run."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.entered: list[str] = []
-        self.hooks: list[Any] = []
-
-    def __enter__(self) -> _Inside:
-        for path, module in self.model.named_modules():
-            self.hooks.append(
-                module.register_forward_pre_hook(lambda m, given, path=path: self.enter(path))
-            )
-            self.hooks.append(
-                module.register_forward_hook(
-                    lambda m, given, answer, path=path: self.leave(path, answer)
-                )
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
-
-    def enter(self, path: str) -> None:
-        self.entered.append(path)
-
-    def leave(self, path: str, answer: Any) -> None:
-        self.entered.pop()
-
-
-class _Forward(_Inside):
-    def __init__(self, model: nn.Module, layers: dict[str, Layer], following: Following) -> None:
-        super().__init__(model)
-        self.layers, self.following = layers, following
-        self.before: list[int] = []
-
-    def enter(self, path: str) -> None:
-        super().enter(path)
-        self.before.append(self.following.flops)
-
-    def leave(self, path: str, answer: Any) -> None:
-        super().leave(path, answer)
-        layer = self.layers[path]
-        layer.flops += self.following.flops - self.before.pop()
-        tensors = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
-        if tensors:
-            layer.shape = tuple(tensors[-1].shape)
-            sees = self.following.field(tensors[-1])
-            layer.sees_px = None if sees is None else sees.size_px
-
-
 def _follow_forward(model: nn.Module, shape: tuple[int, ...], layers: dict[str, Layer]) -> None:
     state, images = _empty_inputs(model, shape, "meta")
     was = _training(model)
+    following = Following([images])
+
+    def leave(path: str, flops_before: int, output: Any) -> None:
+        layer = layers[path]
+        layer.flops += following.flops - flops_before
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        if tensors:
+            layer.shape = tuple(tensors[-1].shape)
+            sees = following.field(tensors[-1])
+            layer.sees_px = None if sees is None else sees.size_px
+
     try:
-        following = Following([images])
-        with torch.no_grad(), _Forward(model.eval(), layers, following), following:
+        model.eval()
+        watched = modules_running(model.named_modules(), lambda *_: following.flops, leave)
+        with torch.no_grad(), watched, following:
             functional_call(model, state, (images,))
     finally:
         _restore(model, was)
@@ -206,7 +167,7 @@ def _follow_saved(model: nn.Module, shape: tuple[int, ...], layers: dict[str, La
         if storage._cdata not in known:
             known.add(storage._cdata)
             kept.append(storage)
-            path = inside.entered[-1] if inside.entered else ""
+            path = inside[-1] if inside else ""
             while True:
                 layers[path].saved_bytes += storage.nbytes()
                 if not path:
@@ -214,11 +175,11 @@ def _follow_saved(model: nn.Module, shape: tuple[int, ...], layers: dict[str, La
                 path = path.rpartition(".")[0]
         return tensor
 
-    inside = _Inside(model)
     try:
         model.train()
+        watched = modules_running(model.named_modules(), lambda path, *_: path)
         kept_for_backward = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with fake, inside, kept_for_backward:
+        with fake, watched as inside, kept_for_backward:
             functional_call(model, state, (images,))
     finally:
         _restore(model, was)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from toque import checks
+from toque.layers.running import modules_running
 
 # The image on which a part tries out its branches when it is built; a power of two, so that strides
 # divide it, and large enough for five halvings.
@@ -112,33 +113,27 @@ def check(model: nn.Module, *inputs: Sequence[int]) -> Any:
              ValueError: a layer cannot take what it is given; the layer is named by its path
     Example: >>> check(model, [2, 3, 224, 224]).shape
     """
-    entered: list[tuple[str, nn.Module, list[int] | None]] = []
 
-    def enter(path: str, module: nn.Module, given: tuple[Any, ...]) -> None:
+    def enter(
+        path: str, module: nn.Module, given: tuple[Any, ...]
+    ) -> tuple[str, nn.Module, list[int] | None]:
         first = given[0] if given and isinstance(given[0], torch.Tensor) else None
-        entered.append((path, module, None if first is None else list(first.shape)))
+        return path, module, None if first is None else list(first.shape)
 
-    hooks = []
-    for path, module in model.named_modules():
-        hooks.append(
-            module.register_forward_pre_hook(lambda m, given, path=path: enter(path, m, given))
-        )
-        hooks.append(module.register_forward_hook(lambda m, given, answer: _leave(entered)))
-    try:
-        return output(model, *inputs)
-    except BranchMismatch as error:
-        raise error.inside(entered[-1][0]) from None
-    except checks.UserMistake:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        path, module, given = entered[-1] if entered else ("", model, None)
-        raise checks.invalid(
-            "shapes.check", f"the input of {path or 'the model'} ({_named(module)})",
-            "one it can take", given, f"{str(error).splitlines()[0].rstrip('.')}.",
-        ) from error  # fmt: skip
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with modules_running(model.named_modules(), enter) as inside:
+        try:
+            return output(model, *inputs)
+        except BranchMismatch as error:
+            raise error.inside(inside[-1][0]) from None
+        except checks.UserMistake:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            path, module, given = inside[-1] if inside else ("", model, None)
+            raise checks.invalid(
+                "shapes.check",
+                f"the input of {path or 'the model'} ({type(module).__name__})",
+                "one it can take", given, f"{str(error).splitlines()[0].rstrip('.')}.",
+            ) from error  # fmt: skip
 
 
 def channels_in(module: nn.Module) -> int | None:
@@ -157,14 +152,6 @@ def channels_in(module: nn.Module) -> int | None:
 def probe(module: nn.Module, channels: int) -> list[int]:
     """The shape a module makes of a [2, channels, 64, 64] image."""
     return list(check(module, [2, channels, PROBE_PX, PROBE_PX]).shape)
-
-
-def _leave(entered: list[tuple[str, nn.Module, list[int] | None]]) -> None:
-    entered.pop()
-
-
-def _named(module: nn.Module) -> str:
-    return type(module).__name__
 
 
 def _fix(one: str, two: str, first: list[int], other: list[int], free: int | None) -> str:

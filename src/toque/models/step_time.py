@@ -16,6 +16,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._pytree import tree_leaves
 
+from toque.layers.running import modules_running
+
 _MARK = "toque module: "
 _NODE = "autograd::engine::evaluate_function"
 
@@ -33,26 +35,17 @@ def profile_step(model: nn.Module, images: torch.Tensor) -> StepTime:
 
     The model is run in the mode it is in; gradients and running statistics change.
     """
-    paths = dict(model.named_modules())
-    entered: list[Any] = []
-    hooks = []
 
-    def enter(path: str) -> None:
-        entered.append(record_function(_MARK + path))
-        entered[-1].__enter__()
+    def enter(path: str, *_: Any) -> Any:
+        return record_function(_MARK + path).__enter__()  # type: ignore[no-untyped-call]
 
-    for path, module in paths.items():
-        hooks.append(module.register_forward_pre_hook(lambda m, given, path=path: enter(path)))
-        hooks.append(
-            module.register_forward_hook(lambda m, given, out: entered.pop().__exit__(*[None] * 3))
-        )
-    try:
+    def leave(path: str, record: Any, output: Any) -> None:
+        record.__exit__(None, None, None)
+
+    with modules_running(model.named_modules(), enter, leave):
         _forward_and_backward(model, images)
         with profile(activities=[ProfilerActivity.CPU], acc_events=True) as profiled:
             _forward_and_backward(model, images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return _by_module(profiled.events() or [])
 
 
