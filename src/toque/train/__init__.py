@@ -12,6 +12,7 @@ Replayed   what happened in it
 
 Its rooms, from the bottom up (import-linter holds the order):
 
+settings/      the settings of a run; run.py puts them together
 metrics/       what answers are worth
 state/         what is saved, and how: complete or absent
 optimisation/  optimisers, rates and freezing, as functions of images seen
