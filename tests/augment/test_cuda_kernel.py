@@ -72,7 +72,9 @@ def test_it_compiles_for_an_h100_where_there_is_none(name, constants, tmp_path, 
     }
     constexprs = {(names.index(argument),): value for argument, value in constants.items()}
     source = ASTSource(fn=function, signature=signature, constexprs=constexprs)
-    compiled = compile_(source, target=GPUTarget("cuda", 90, 32))
+    compiled = compile_(
+        source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True}
+    )
     assert ".target sm_90" in compiled.asm["ptx"] and compiled.asm["cubin"]
 
 

@@ -1,6 +1,7 @@
 """The server answers as predict does, within bounds, and loses nothing."""
 
 import asyncio
+import gc
 import io
 import json
 import re
@@ -11,8 +12,10 @@ import struct
 import subprocess
 import sys
 import threading
+import weakref
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -25,6 +28,7 @@ from toque import deploy
 from toque.deploy.explain import overlay
 from toque.deploy.serving import explaining, reloading
 from toque.deploy.serving import limits as bounds
+from toque.deploy.serving.access import write_problems
 from toque.deploy.serving.batching import Batcher, Full
 from toque.deploy.serving.limits import Limits, Refused
 
@@ -150,6 +154,23 @@ def test_the_log_is_one_json_object_a_request(server):
     rows = [json.loads(json.dumps(row)) for row in server.log]
     assert [row["status"] for row in rows] == [200, 404]
     assert rows[0]["path"] == "/predict" and rows[0]["milliseconds"] > 0
+    assert "request_id" not in rows[0]
+
+
+def test_a_request_is_found_in_the_log_by_the_name_a_proxy_gave_it(server):
+    _, headers, _ = server.ask(encoded(), headers={"X-Request-ID": "7f3a-01"})
+    assert headers["x-request-id"] == "7f3a-01" == server.log[-1]["request_id"]
+    for odd in ("two words", "x" * 129, "", 'a"b'):
+        _, headers, _ = server.ask(encoded(), headers={"X-Request-ID": odd})
+        assert "x-request-id" not in headers and "request_id" not in server.log[-1]
+
+
+def test_the_log_of_problems_alone(capsys):
+    for status in (200, 422, 499, 500, 503):
+        write_problems({"path": "/predict", "status": status})
+    write_problems({"event": "reload", "done": False})
+    rows = [json.loads(row) for row in capsys.readouterr().err.splitlines()]
+    assert [row.get("status") for row in rows] == [500, 503, None]
 
 
 def test_a_model_that_breaks_is_a_500_and_the_server_lives(server, model):
@@ -245,6 +266,23 @@ def test_slow_headers_are_hung_up_on(impatient):
     assert speak(impatient, b"POST /predict HTTP/1.1\r\nHos") == b""
 
 
+def test_slow_headers_after_an_answer_are_hung_up_on(impatient):
+    """The connection is kept for the next request, and not for one that never comes whole."""
+
+    def ends():
+        with socket.create_connection(("127.0.0.1", impatient.port), timeout=PATIENCE_S) as raw:
+            raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+            said = b""
+            while b"alive" not in said:
+                if not (more := raw.recv(65536)):
+                    return False  # a machine so slow that the first headers came late
+                said += more
+            raw.sendall(b"GET /health HTTP/1.1\r\nHos")
+            return raw.recv(65536) == b""
+
+    until(ends, "an answer before the end")
+
+
 def test_headers_that_are_too_long(server):
     said = speak(server, b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000 + b"\r\n\r\n")
     assert said == b"" or b" 400 " in said or b" 431 " in said
@@ -279,6 +317,7 @@ def test_a_token(model):
                       {"Authorization": "Bearer é".encode()}):  # fmt: skip
             status, headers, _ = server.ask(encoded(), headers=wrong)
             assert status == 401 and headers["www-authenticate"] == "Bearer"
+            assert headers["connection"] == "close"  # its body is not read
         right = {"Authorization": "Bearer s3cret"}
         assert server.ask(encoded(), headers=right)[0] == 200
         for path, open_to_all in (("/", True), ("/health", True), ("/ready", True),
@@ -514,6 +553,34 @@ def test_a_newer_model_takes_over_and_no_request_is_lost(tmp_path, monkeypatch):
     assert set(statuses) == {200}
     assert 'result="done"} 2\n' in text and 'result="failed"} 1\n' in text  # each file once
     assert any("a damaged file" in row.get("message", "") for row in server.log)
+
+
+def test_models_are_left_out_of_garbage_collection_until_they_are_replaced(tmp_path, monkeypatch):
+    file = tmp_path / "m.onnx"
+    file.write_bytes(b"1")
+    weights = []
+
+    class Weights:
+        """In a circle, so that only garbage collection frees it."""
+
+        def __init__(self):
+            self.circle = self
+
+    def load(source, device="cpu", trust=False):
+        made, held = Model(), Weights()
+        weights.append(weakref.ref(held))
+        predictor = made.predictor(source)
+        return replace(predictor, ask=lambda images: (held, predictor.ask(images))[1])
+
+    monkeypatch.setattr(reloading, "load", load)
+    before = gc.get_freeze_count()
+    with running(file, look_every_s=0.05) as server:
+        assert gc.get_freeze_count() > before and weights[0]() is not None
+        file.write_bytes(b"22")
+        until(lambda: server.log and weights[0]() is None, "the end of the old model")
+        assert server.ask(encoded())[0] == 200 and weights[1]() is not None
+        assert gc.get_freeze_count() > before
+    assert gc.get_freeze_count() == before
 
 
 # The command

@@ -56,8 +56,9 @@ def test_kernels_compile_for_a_gpu_that_is_not_there(kernel, more, integers, blo
     function = getattr(upsampled_cuda, kernel)
     signature = {name: given.get(name, "constexpr") for name in function.arg_names}
     made = triton.compile(
-        ASTSource(fn=function, signature=signature, constexprs=blocks), GPUTarget("cuda", 90, 32)
-    )
+        ASTSource(fn=function, signature=signature, constexprs=blocks),
+        GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True},
+    )  # fmt: skip
     assert ".target sm_90" in made.asm["ptx"] and len(made.asm["cubin"]) > 1000
     assert made.metadata.shared <= 48 * 1024
 

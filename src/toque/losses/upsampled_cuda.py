@@ -178,9 +178,10 @@ def total_and_slopes(
     blocks = triton.cdiv(width, _BLOCK_X)
     losses = logits.new_empty(batch * height * blocks)
     sizes = (classes, small_height, small_width, height, width)
+    # Triton 3.9 asks for it to be said whether a*b + c may be one rounding: its default changes.
     _pixels[(blocks, height, batch)](
         logits, numbers, valid.view(torch.uint8), low_y, part_y, low_x, part_x, log_sums, losses,
-        *sizes, *logits.stride(), block=_BLOCK_X,
+        *sizes, *logits.stride(), block=_BLOCK_X, enable_fp_fusion=True,
     )  # fmt: skip
     total = losses.sum()
     if not slopes:
@@ -190,7 +191,7 @@ def total_and_slopes(
     _slopes[(columns, small_height, batch * triton.cdiv(classes, _BLOCK_K))](
         logits, numbers, valid.view(torch.uint8), low_y, part_y, low_x, part_x, first_y, first_x,
         log_sums, found, *sizes, num_rows, num_columns, *logits.stride(),
-        block_k=_BLOCK_K, block=_BLOCK_COLUMNS,
+        block_k=_BLOCK_K, block=_BLOCK_COLUMNS, enable_fp_fusion=True,
     )  # fmt: skip
     return total, found
 

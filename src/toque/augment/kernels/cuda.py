@@ -44,6 +44,8 @@ _DTYPES = {
     torch.float32: "float32",
 }
 _TILE = 32  # pixels, each way
+# Whether a*b + c may be one rounding: said, because Triton's own default changes after 3.9.
+_FUSED = True
 _MOST_OFFSET = 2**31 - 1  # elements; offsets within one picture are 32-bit
 
 
@@ -248,7 +250,7 @@ def _mixing(sources: _Sources, resolved: Resolved, device: torch.device) -> torc
     pass_.fit_colors[(batch,)](
         tables["ints"], tables["doubles"], tables["codes"], tables["factors"],
         resolved.codes.shape[1], mixing,
-        RGB=sources.channels == 3, TYPE=_triton(sources.dtype),
+        RGB=sources.channels == 3, TYPE=_triton(sources.dtype), enable_fp_fusion=_FUSED,
     )  # fmt: skip
     return mixing
 
@@ -295,7 +297,7 @@ def _launch(
         mode = canvas.padding.mode if canvas.padding else "constant"
         pass_.make_taps[(batch, 2, -(-longest // block))](
             tables["ints"], tables["doubles"], first, count, start, inverse, longest,
-            MODE=_MODES.index(mode), BLOCK=block, **numbers,
+            MODE=_MODES.index(mode), BLOCK=block, enable_fp_fusion=_FUSED, **numbers,
         )  # fmt: skip
     tiles_x, tiles_y = -(-width // _TILE), -(-height // _TILE)
     tiles = tiles_x * tiles_y
@@ -309,7 +311,8 @@ def _launch(
             tables["rectangles"], tables["fills"], resolved.rectangles.shape[1],
             target.out, target.channel, target.pixel, channels, tiles_x, tiles,
             RGB=is_rgb, TYPE=_triton(sources.dtype), LINEAR=resolved.linear, SWEEP=sweep,
-            MOST_TILES=1 << max(tiles - 1, 0).bit_length(), TILE_H=_TILE, TILE_W=_TILE, **numbers,
+            MOST_TILES=1 << max(tiles - 1, 0).bit_length(), TILE_H=_TILE, TILE_W=_TILE,
+            enable_fp_fusion=_FUSED, **numbers,
         )  # fmt: skip
 
 

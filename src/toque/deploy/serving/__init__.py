@@ -5,6 +5,7 @@ batching  waiting requests -> batches for the model
 replies   the JSON of each task
 reloading a newer model in the place of the old one, between two batches
 metrics   counts and times for Prometheus
+access    who may ask, the headers and the log line of every answer
 app       the routes
 server    listening, and ending without losing a request
 """

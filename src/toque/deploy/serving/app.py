@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
-import json
-import sys
 import time
-import traceback
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -24,6 +20,7 @@ from pydantic import BaseModel, Field
 from toque.deploy.explain import why_not
 from toque.deploy.outputs import Raw
 from toque.deploy.predictor import Pixels, Predictor
+from toque.deploy.serving.access import Access, Log, write_log
 from toque.deploy.serving.batching import Batcher, Full
 from toque.deploy.serving.explaining import Explaining
 from toque.deploy.serving.limits import Limits, Refused, decode, read_body
@@ -34,21 +31,8 @@ from toque.version import VERSION
 
 _PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
          "/page.css": ("page.css", "text/css")}  # fmt: skip
-_SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; "
-        "media-src blob:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
-        "frame-ancestors 'none'"
-    ),
-}
-# Open to everyone also where a token is asked for: the page asks for it, a balancer cannot.
-_OPEN = frozenset({*_PAGE, "/health", "/ready"})
 _IMAGE_TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp",
                 "application/octet-stream")  # fmt: skip
-
-Log = Callable[[dict[str, Any]], None]
 
 
 class Mistake(BaseModel):
@@ -66,11 +50,6 @@ class Model(BaseModel):
     channels: int
     version: str = Field(description="of toque")
     explains: bool = Field(description="whether /explain shows where it looked")
-
-
-def write_log(row: dict[str, Any]) -> None:
-    """One line of JSON on standard error."""
-    print(json.dumps(row, ensure_ascii=True), file=sys.stderr, flush=True)
 
 
 def create_app(
@@ -130,34 +109,7 @@ def create_app(
     # The usual pages of documentation load scripts from elsewhere; /openapi.json stays.
     app = FastAPI(title="toque", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
 
-    @app.middleware("http")
-    async def around(request: Request, answer: Any) -> Response:
-        start = time.perf_counter()
-        problem = ""
-        if token is not None and request.url.path not in _OPEN and not _is_known(request, token):
-            response: Response = JSONResponse(
-                {"detail": "A token must be sent as: Authorization: Bearer TOKEN."}, 401,
-                {"WWW-Authenticate": "Bearer"},
-            )  # fmt: skip
-        else:
-            try:
-                response = await answer(request)
-            except Exception as error:  # a bug, or a model that broke: the client learns no details
-                problem = "".join(traceback.format_exception(error))
-                response = JSONResponse({"detail": "The server failed; its log says why."}, 500)
-        seconds = time.perf_counter() - start
-        response.headers.update(_SAFE)
-        route = getattr(request.scope.get("route"), "path", "other")
-        metrics.answered(route, response.status_code, seconds)
-        row = {
-            "time": time.time(),
-            "method": request.method,
-            "path": request.url.path[:200],
-            "status": response.status_code,
-            "milliseconds": round(1000 * seconds, 2),
-        }
-        log(row | {"error": problem} if problem else row)
-        return response
+    app.add_middleware(Access, metrics=metrics, log=log, token=token)
 
     @app.exception_handler(Refused)
     async def refused(_: Request, error: Refused) -> JSONResponse:
@@ -304,11 +256,3 @@ def _file(content: bytes, kind: str) -> Callable[[], Any]:
         return Response(content, media_type=f"{kind}; charset=utf-8")
 
     return page
-
-
-def _is_known(request: Request, token: str) -> bool:
-    given = request.headers.get("authorization", "")
-    scheme, _, sent = given.partition(" ")
-    # Compared in constant time: how long it takes tells nothing of the token.
-    same = hmac.compare_digest(sent.strip().encode(), token.encode())
-    return scheme.lower() == "bearer" and same

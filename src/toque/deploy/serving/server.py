@@ -15,6 +15,8 @@ from toque.deploy.serving.limits import Limits
 
 _DRAIN_S = 30
 _HEADER_BYTES = 16 * 1024
+# Longer than a proxy keeps its side (60 s in most): one that sends while we hang up gets no answer.
+_KEEP_ALIVE_S = 75
 
 
 def serve(
@@ -62,6 +64,7 @@ def serve(
             server_header=False,
             limit_concurrency=8 * bounds.max_waiting,
             h11_max_incomplete_event_size=_HEADER_BYTES,
+            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_DRAIN_S,
         )
         address, taken = listening.getsockname()[:2]
@@ -98,21 +101,33 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP/1.1 with a bound on the time that the headers of a request may take."""
+    """uvicorn's HTTP/1.1 with a bound on the time that the headers of each request may take."""
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Timed(H11Protocol):
+        _slow: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
-            self._slow = self.loop.call_later(limits.body_s, self._drop)
+            self._slow = self.loop.call_later(limits.body_s, self.transport.close)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            # A request that was understood has a cycle: the server's own bounds hold until it is
+            # answered. What comes after that are the next one's headers, or a body nobody reads.
+            cycle = getattr(self, "cycle", None)
+            if cycle is not None and not cycle.response_complete:
+                self._in_time()
+            elif self._slow is None:
+                self._slow = self.loop.call_later(limits.body_s, self.transport.close)
 
         def connection_lost(self, error: Exception | None) -> None:
-            self._slow.cancel()
+            self._in_time()
             super().connection_lost(error)
 
-        def _drop(self) -> None:
-            # A request that was understood has a cycle; the server's own bounds hold from there.
-            if getattr(self, "cycle", None) is None:
-                self.transport.close()
+        def _in_time(self) -> None:
+            if self._slow is not None:
+                self._slow.cancel()
+                self._slow = None
 
     return Timed
