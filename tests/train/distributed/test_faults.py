@@ -128,6 +128,8 @@ class Troubled(nn.Module):
     def forward(self, x):
         outputs = self.inside(x)
         if not self.training:
+            if self.kind == "memory of an evaluation" and rank() == 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return outputs
         self.left -= 1
         if self.left or rank() != 1:
@@ -164,10 +166,9 @@ def troubles(folder, kinds):
         print(f"== {name}", file=sys.stderr, flush=True)
         found = ranks.wait(ranks.start(2, train, folder / name, kind, call, settings))
         answers[name] = found
-        if kind == "memory":  # what the sentence advises, with the state that was saved
+        if name == "memory in pieces":  # what the sentence advises, with the state that was saved
             print(f"== {name} again", file=sys.stderr, flush=True)
-            again = {"distributed": {"strategy": "fsdp"}}
-            children = ranks.start(2, train, folder / name, "", 0, again)
+            children = ranks.start(3, train, folder / name, "", 0, settings)
             answers[f"{name} again"] = ranks.wait(children)
     return answers
 
@@ -178,8 +179,11 @@ def test_all_ranks_decide_alike_on_what_one_meets(tmp_path):
         "nan": ("nan", 3, {}),
         "nan in pieces of weights": ("nan", 3, fsdp),
         "no numbers any more": ("nan", 1, {}),
+        "nothing": ("", 0, {}),
         "memory": ("memory", 8, {}),
-        "memory of a GPU": ("memory of a GPU", 8, {}),
+        "memory of a GPU": ("memory of a GPU", 1, {}),
+        "memory in pieces": ("memory", 8, fsdp),
+        "memory of an evaluation": ("memory of an evaluation", 0, {}),
         "unused": ("unused", 0, {}),
         "unused in pieces": ("unused", 0, fsdp),
     }
@@ -194,10 +198,21 @@ def test_all_ranks_decide_alike_on_what_one_meets(tmp_path):
         # The first image of rank 1 in the third step, told by rank 0.
         image = int(stream(0, 96, 2 * 16 + 8, 2 * 16 + 9)[0][0])
         assert f"step 3 was skipped: the loss is nan (images without a number: {image})" in told
+    for name, image in (("memory", 7 * 16), ("memory of a GPU", 0)):
+        (first, second), codes = found[name]
+        assert codes == [0, 0] and first == second, errors
+        assert torch.allclose(torch.tensor(first[1]), torch.tensor(found["nothing"][0][0][1]))
+        assert said[name] == [
+            f"warning: out of memory on rank 1 at image {image} with 8 images at a time: the step "
+            "is done again, and the run goes on, with 4 (memory.micro_batch); the result is equal "
+            "within rounding"
+        ]
     ended = {
         "no numbers any more": "fit: loss must be finite; got nan at image 16",
-        "memory": "rank 1: fit: a rank's part of a batch must fit into its memory",
-        "memory of a GPU": "rank 1: fit: a rank's part of a batch must fit into its memory",
+        "memory in pieces": "rank 1: distributed: the memory of a rank must be enough for 8 images "
+        "at a time with fsdp, where ranks wait for each other in the middle of a step; got less. "
+        "Start more ranks",
+        "memory of an evaluation": "rank 1: fit: a rank's part of a batch must fit into its memory",
         "unused": "every parameter must take part in the loss; got no gradient for spare.weight",
         "unused in pieces": "got no gradient for spare.weight, spare.bias",
     }
@@ -205,6 +220,7 @@ def test_all_ranks_decide_alike_on_what_one_meets(tmp_path):
         assert found[name] == [[None, None], [2, 2]], (name, errors)
         assert len(said[name]) == 1 and words in said[name][0], errors
     # The state of the epoch before is whole, and continues as advised.
-    (first, second), codes = found["memory again"]
-    assert codes == [0, 0] and first == second
-    assert said["memory again"] == []
+    (first, second, third), codes = found["memory in pieces again"]
+    assert codes == [0, 0, 0] and first == second == third
+    (told,) = said["memory in pieces again"]
+    assert "ranks was 2, is 3" in told

@@ -201,7 +201,7 @@ def test_ranks_agree_with_one_rank_within_rounding(tmp_path):
         "pieces of weights": [
             "group_normed",
             [3],
-            {"distributed": {"strategy": "fsdp"}, **averaged},
+            {"distributed": {"strategy": "fsdp"}, "memory": {"micro_batch": 5}, **averaged},
         ],
         # The plain run on one rank is the reference of virtual shards too.
         "sharded": ["group_normed", [2], {"distributed": {"virtual_shards": 4}, **clipped}],

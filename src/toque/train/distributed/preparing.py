@@ -34,6 +34,15 @@ def check(run: Run, world: World) -> None:
         )  # fmt: skip
     if run.distributed.virtual_shards is not None:
         virtual.check(run, world.size)
+    elif run.distributed.strategy != "ddp" or run.distributed.sync_batch_norm:
+        # Every rank must go through the model as often.
+        fewest, most = run.batch_size // world.size, -(-run.batch_size // world.size)
+        if -(-most // (run.memory.micro_batch or most)) > fewest:
+            raise checks.invalid(
+                "run.toml", "batch_size",
+                f"a multiple of the {world.size} ranks with memory.micro_batch = 1", run.batch_size,
+                f"Set it to {fewest * world.size}, or memory.micro_batch to 2.",
+            )  # fmt: skip
 
 
 def place(run: Run, world: World, network: nn.Module) -> nn.Module:
@@ -116,7 +125,6 @@ def exchange(run: Run, world: World, network: nn.Module, loss: Any) -> Exchange 
         world,
         batch_size=run.batch_size,
         strategy=settings.strategy,
-        micro_batch=run.memory.micro_batch,
         unused_parameters=settings.unused_parameters,
     )
 

@@ -64,12 +64,15 @@ class VirtualShards:
         self.module, self.batch_size = network, batch_size
         self._loss, self._world, self._shards = loss, world, shards
         self.num_shards = shards // world.size
+        self.most_images = batch_size // world.size
         self._parameters: list[nn.Parameter] = []
         self._buffers = list(network.buffers())
         self._statistics = [buffer for buffer in self._buffers if buffer.is_floating_point()]
 
-    def differentiate(self, run_pass: Pass, images: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
-        """Forward and backward over this rank's images of the batch.
+    def differentiate(
+        self, run_pass: Pass, images: Tensor, targets: Any, micro_batch: int | None
+    ) -> tuple[Tensor, Tensor]:
+        """Forward and backward over this rank's images of the batch, a shard at a time.
 
         Returns: the loss of the whole batch [], and the outputs for this rank's images [B, ...]
         """
@@ -96,6 +99,17 @@ class VirtualShards:
         assert packed is not None
         sums = [sum_over_ranks(self._world, flat) for flat in subtrees.sum()]
         return self._put(packed.unpack(sums), before), torch.cat(outputs)
+
+    def smaller(self, part_images: int, least: int) -> int | None:
+        return None  # the shards are what the bits depend on
+
+    def no_memory(self, part_images: int) -> ValueError:
+        return checks.invalid(
+            "distributed", "the memory of a rank",
+            f"enough for the {self.batch_size // self._shards} images of a virtual shard", "less",
+            f"Set distributed.virtual_shards = {2 * self._shards} for a new run, with another "
+            "--out: fewer images at a time.",
+        )  # fmt: skip
 
     def verdict(self, flag: Tensor) -> Tensor:
         return flag  # of the same gradients on every rank

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 
@@ -18,6 +20,17 @@ def cut(num_images: int, part_images: int) -> list[slice]:
     if len(stops) > 1 and num_images - stops[-2] == 1 and part_images > 2:
         stops[-2] -= 1
     return [slice(start, stop) for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def evenly(num_images: int, num_parts: int) -> list[slice]:
+    """So many parts, whose sizes differ by one at most; as many as images if these are fewer.
+
+    Example: >>> [part.stop for part in evenly(17, 3)]
+             [5, 11, 17]
+    """
+    num_parts = min(num_parts, num_images)
+    stops = [number * num_images // num_parts for number in range(num_parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(stops)]
 
 
 def smaller(num_images: int, part_images: int, least: int) -> int | None:

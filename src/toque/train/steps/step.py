@@ -25,7 +25,7 @@ from toque.data import Batch
 from toque.losses.counting import num_targets, weighted
 from toque.models.ema import EMA
 from toque.train.distributed import sharding
-from toque.train.distributed.exchange import Exchange
+from toque.train.distributed.exchange import Exchange, RanksOutOfMemory
 from toque.train.optimisation.freezing import Freezing
 from toque.train.optimisation.optimizers import Optimizers
 from toque.train.run import ClipSettings
@@ -66,9 +66,9 @@ class Step:
     whole batch's loss: every target counts the same in whichever part it is. What a model does
     across images (BatchNorm) it does in each part.
 
-    Where memory does not suffice, the parts are halved and the batch is begun again, with the same
-    images and draws: the gradients are equal within rounding, but for BatchNorm, which sees smaller
-    parts, and dropout, which draws for each part.
+    Where memory does not suffice, on any rank, the parts are halved and the batch is begun again,
+    with the same images and draws: the gradients are equal within rounding, but for BatchNorm,
+    which sees smaller parts, and dropout, which draws for each part.
 
     Args:    network: in training mode, on the device of `precision`
              loss: (outputs, targets) -> mean over the targets that count
@@ -142,8 +142,8 @@ class Step:
             images, targets = self._mixing.in_shards(images, targets, batch, shards)
         self._statistics.keep()
         self._gradients.clear()
-        while (found := self._fitting(images, targets, images_seen)) is None:
-            self._halve(len(images), images_seen)
+        while isinstance(found := self._fitting(images, targets, images_seen), str):
+            self._halve(len(images), images_seen, found)
         loss, outputs = found
         inverse_scale = None if self._scale is None else self._scale.inverse()
         bad, overflowed = self._gradients.finish(loss, inverse_scale)
@@ -161,8 +161,8 @@ class Step:
 
     def _fitting(
         self, images: Tensor, targets: Any, images_seen: int
-    ) -> tuple[Tensor, Tensor] | None:
-        """Loss and outputs of all passes of the step; None if memory did not suffice."""
+    ) -> tuple[Tensor, Tensor] | str:
+        """Loss and outputs of all passes of the step, or that memory did not suffice, and where."""
         try:
             found = self._differentiate(images, targets, images_seen)
             if self._ascent is not None:
@@ -170,18 +170,28 @@ class Step:
                 with self._ascent.climbed():
                     self._differentiate(images, targets, images_seen)
                 self._climbing_statistics.restore()
+        except RanksOutOfMemory as short:
+            return str(short)
         except RuntimeError as error:
-            # Other ranks wait for this one's gradients: it cannot begin again on its own.
-            if not memory.is_out_of_memory(error) or self._exchange is not None:
+            if not memory.is_out_of_memory(error):
                 raise
-            return None
+            if self._exchange is not None:
+                raise self._exchange.no_memory(self._images_at_a_time(len(images))) from error
+            return "out of memory"
         return found
 
-    def _halve(self, num_images: int, images_seen: int) -> None:
+    def _images_at_a_time(self, num_images: int) -> int:
+        most = num_images if self._exchange is None else self._exchange.most_images
+        return min(self.micro_batch or most, most)
+
+    def _halve(self, num_images: int, images_seen: int, what: str) -> None:
         """Undo what a pass did, and take parts of half the size from now on."""
-        before = min(self.micro_batch or num_images, num_images)
+        before = self._images_at_a_time(num_images)
         least = cutting.least_part(self.network)
-        after = cutting.smaller(num_images, before, least)
+        if self._exchange is None:
+            after = cutting.smaller(num_images, before, least)
+        else:
+            after = self._exchange.smaller(before, least)
         if after is None:
             needed = "one image" if least == 1 else "two images, as BatchNorm needs,"
             raise checks.invalid(
@@ -195,7 +205,7 @@ class Step:
         self.micro_batch = after
         exception = memory.not_alike(self.network)
         self.warn(
-            f"out of memory at image {images_seen} with {before} images at a time: the step is "
+            f"{what} at image {images_seen} with {before} images at a time: the step is "
             f"done again, and the run goes on, with {self.micro_batch} (memory.micro_batch); "
             + (f"{exception}, all else is equal within rounding" if exception else "the result is "
             "equal within rounding")
@@ -206,7 +216,8 @@ class Step:
     ) -> tuple[Tensor, Tensor]:
         """Forward and backward over the batch: its loss [] and the outputs, both detached."""
         if self._exchange is not None:
-            return self._exchange.differentiate(partial(self._pass, images_seen), images, targets)
+            run_pass = partial(self._pass, images_seen)
+            return self._exchange.differentiate(run_pass, images, targets, self.micro_batch)
         num_images = len(images)
         part_images = self.micro_batch or num_images
         if part_images >= num_images:
