@@ -3,18 +3,16 @@
 import ast
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
+from tests import guides
 from toque.train import run as settings
 from toque.train.run import DistributedSettings
 
-GUIDE = (Path(__file__).parents[3] / "docs" / "guide" / "scale.md").read_text()
-
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE, re.M | re.S)
+    return [code for _, code in guides.blocks("scale.md", language)]
 
 
 def test_the_slurm_script_is_bash_and_starts_training():
@@ -41,8 +39,9 @@ def test_the_python_compiles():
 
 
 def test_every_setting_that_is_named_is_one():
-    named = set(re.findall(r"distributed\.(\w+)", GUIDE)) - {"py"}
+    text = guides.text("scale.md")
+    named = set(re.findall(r"distributed\.(\w+)", text)) - {"py"}
     assert named <= set(DistributedSettings.model_fields)
-    for text in re.findall(r"--set (\S+)", GUIDE):
-        key, _, value = text.partition("=")
+    for setting in re.findall(r"--set (\S+)", text):
+        key, _, value = setting.partition("=")
         settings.load(None, {key: value})
