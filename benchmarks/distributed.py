@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import pickle
 import re
@@ -274,12 +275,16 @@ def measure_save(quick: bool) -> str:
                 every = on_ranks(
                     2, saved_and_restored, Path(folder), strategy, way, 2 if quick else 6
                 )
-            told = ", ".join(
-                f"{name} {' / '.join(f'{one[name]:.3g}' for one in every)}" for name in every[0]
-            )
+            told = ", ".join(_of_ranks(name, [one[name] for one in every]) for name in every[0])
             lines.append(f"{strategy}, {way}: {told}")
     what = "checkpoint of ResNet-18 with AdamW and an average, 2 ranks (rank 0 / rank 1): "
     return what + "; ".join(lines)
+
+
+def _of_ranks(name: str, values: list[float]) -> str:
+    if any(math.isnan(value) for value in values):
+        return f"{name}: none, no step fell into a save"
+    return f"{name} {' / '.join(f'{value:.3g}' for value in values)}"
 
 
 _LIGHTNING = """

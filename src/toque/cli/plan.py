@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -23,6 +24,7 @@ def plan(
 
     Example: toque plan resnet50 --ranks 8,64,1024 --gpu h100
     """
+    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -35,10 +37,12 @@ def plan(
     if strategy not in ("ddp", "fsdp"):
         raise checks.invalid("plan", "--strategy", "ddp or fsdp", strategy, "Choose one.")
     numbers = [int(part) for part in ranks.split(",")]
-    _, (_, *size), title = built(model, input_size, classes, batch)
+    with torch.device("meta"):  # its weights are never made
+        _, (_, *size), title = built(model, input_size, classes, batch)
     plans = planning.plan(
         lambda: built(model, input_size, classes, batch)[0],
         size, numbers, gpu=gpu, images_of_a_rank=batch, optimizer=optimizer, strategy=strategy,
+        say=lambda sentence: print(f"{title}: {sentence} …", file=sys.stderr, flush=True),
     )  # fmt: skip
     console = Console(soft_wrap=True, highlight=False)
     console.width = max(console.width, 110)  # a narrow table would lose its figures

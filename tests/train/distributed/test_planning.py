@@ -70,6 +70,32 @@ def test_a_pieces_memory_falls_with_the_ranks_and_a_copys_does_not():
     assert copies[2].sent_bytes == pytest.approx(7 / 8 * (2 * gradients + buffers))
 
 
+@pytest.mark.parametrize("ranks_of_a_step", [2, 3, 7, 64])
+def test_the_rule_reckons_what_the_simulation_counts(ranks_of_a_step):
+    counted = simulated.step_of_fsdp(network, [1, *SHAPE[1:]], ranks_of_a_step)
+    assert simulated.reckoned_step_of_fsdp(network(), ranks_of_a_step) == counted
+
+
+def test_a_model_that_the_rule_does_not_fit_is_simulated_on_each_number_of_ranks():
+    def half_frozen():
+        model = network()
+        model[3].requires_grad_(False)  # a gradient less to scatter
+        return model
+
+    for model, expected in ((network, [3]), (half_frozen, [3, 2, 4])):
+        said = []
+        plans = planning.plan(
+            model, SHAPE[1:], [2, 4], strategy="fsdp", images_of_a_rank=2, say=said.append
+        )
+        assert said[0].startswith("predicting the memory of a step of 2 images")
+        assert said[1:] == [
+            f"counting the collectives of a step on {number} simulated ranks" for number in expected
+        ]
+        for plan in plans:
+            counted = simulated.step_of_fsdp(model, [1, *SHAPE[1:]], plan.ranks)
+            assert plan.traffic == counted.traffic
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="--gpu must be a100 or h100 or h200; got h10"):
         planning.plan(network, SHAPE[1:], [2], gpu="h10")
@@ -78,10 +104,11 @@ def test_mistakes():
 
 
 def test_the_command_prints_figures_and_assumptions(toque):
-    code, out, _ = toque(
+    code, out, errors = toque(
         "plan", "resnet10_small", "--ranks", "1,8", "--input", "1x28x28", "--classes", "10"
     )
     assert code == 0
+    assert errors.startswith("resnet10_small: predicting the memory of a step of 64 images")
     assert "efficiency" in out and out.count("assumed:") == 4
     code, _, errors = toque("plan", "resnet18", "--ranks", "many")
     assert code == 2 and errors.startswith("toque: plan: --ranks must be numbers; got 'many'")

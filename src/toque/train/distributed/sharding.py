@@ -62,6 +62,14 @@ def _axis(shape: torch.Size, ranks: int) -> int:
     return max(even, key=lambda axis: shape[axis], default=0)
 
 
+def piece_bytes(tensor: Tensor, ranks: int) -> int:
+    """Of the largest piece where so many ranks share a tensor: what each piece takes on its way."""
+    if tensor.ndim == 0:
+        return tensor.nbytes
+    length = tensor.shape[_axis(tensor.shape, ranks)]
+    return tensor.nbytes // max(length, 1) * -(-length // ranks)
+
+
 def piece(tensor: Tensor) -> Tensor:
     """This rank's piece of a sharded tensor, in the same memory; another tensor as it is."""
     if not is_piece(tensor):

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from toque.models.memory import squares
+from toque.train.distributed import sharding
 
 _KINDS = {
     "allreduce": "all_reduce",
@@ -80,23 +81,53 @@ class CountCollectives(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-def step_of_fsdp(
-    model: Callable[[], nn.Module], input_shape: Sequence[int], ranks: int
-) -> tuple[Traffic, int, int]:
+@dataclass(frozen=True)
+class Sharded:
+    """A step of a model that FSDP2 shards.
+
+    traffic:       what the collectives carried
+    pieces_bytes:  of one rank's pieces
+    largest_bytes: of the largest unit that is gathered at one time
+    """
+
+    traffic: Traffic
+    pieces_bytes: int
+    largest_bytes: int
+
+
+def units_of_fsdp(network: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters that FSDP2 gathers at one time: of each unit, and last those that remain."""
+    taken: set[int] = set()
+    found = []
+    for unit in (*reversed(sharding.units(network)), network):
+        found.append([p for p in unit.parameters() if id(p) not in taken])
+        taken |= {id(parameter) for parameter in found[-1]}
+    return found
+
+
+def reckoned_step_of_fsdp(network: nn.Module, ranks: int) -> Sharded:
+    """What `step_of_fsdp` counts, by its rule and in no time: it makes tensors for every rank.
+
+    A unit is gathered forward and backward, what remains once; all gradients are scattered once.
+    """
+    units = units_of_fsdp(network)
+    wholes = [ranks * sum(sharding.piece_bytes(p, ranks) for p in unit) for unit in units]
+    traffic = Traffic({"all_gather": 2 * sum(wholes) - wholes[-1], "reduce_scatter": sum(wholes)})
+    pieces = sum(sharding.piece_bytes(p, ranks) for unit in units for p in unit)
+    return Sharded(traffic, pieces, max(sum(p.nbytes for p in unit) for unit in units))
+
+
+def step_of_fsdp(model: Callable[[], nn.Module], input_shape: Sequence[int], ranks: int) -> Sharded:
     """One forward and backward of a sharded model on `ranks` simulated ranks.
 
     Args:    model: builds it; its weights are never made
              input_shape: [B, C, H, W] of one rank
-    Returns: what the collectives carried; bytes of one rank's pieces; bytes of the largest unit
-             that is gathered at one time
     """
     import torch.distributed as dist
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor
     from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    from toque.train.distributed import sharding
 
     assert not dist.is_initialized(), "a simulation has a process group of its own"
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
@@ -107,13 +138,7 @@ def step_of_fsdp(
             network = model()
         with FakeTensorMode(allow_non_fake_inputs=True):
             network = network.to_empty(device="cpu").train()
-            units = sharding.units(network)
-            taken: set[int] = set()
-            largest = 0
-            for unit in (*reversed(units), network):
-                own = [p for p in unit.parameters() if id(p) not in taken]
-                taken |= {id(p) for p in own}
-                largest = max(largest, sum(p.nbytes for p in own))
+            largest = max(sum(p.nbytes for p in unit) for unit in units_of_fsdp(network))
             sharding.shard(network, mesh)
             pieces = sum(
                 p.to_local().nbytes if isinstance(p, DTensor) else p.nbytes
@@ -123,6 +148,6 @@ def step_of_fsdp(
             with counter:
                 value = squares(network(torch.empty(*input_shape)))
                 torch.autograd.backward(value)
-        return counter.traffic, pieces, largest
+        return Sharded(counter.traffic, pieces, largest)
     finally:
         dist.destroy_process_group()

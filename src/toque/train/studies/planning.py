@@ -109,11 +109,13 @@ def plan(
     images_of_a_rank: int = 64,
     optimizer: str = "sgd",
     strategy: str = "ddp",
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Plan]:
     """The plan for each number of ranks; the images of a rank stay, so the batch grows with ranks.
 
     Args:    model: builds it; image_shape: [C, H, W]
              optimizer: sgd or adamw; strategy: ddp or fsdp
+             say: told what takes its time
     Raises:  ValueError: an unknown GPU or optimiser, ranks < 1
     Example: >>> plan(lambda: create("resnet50", num_classes=1000), [3, 224, 224], [8, 64])
     """
@@ -125,12 +127,14 @@ def plan(
     shape = [images_of_a_rank, *image_shape]
     with torch.device("meta"):
         network = model()
+    say(f"predicting the memory of a step of {images_of_a_rank} images, on tensors without bytes")
     need = memory.predict(network, shape, optimizer=optimizer)
     flops = description.describe(network, [1, *image_shape]).root.flops
     compute_s = 3 * flops * images_of_a_rank / (card.flops_per_s * card.used_share)
     plans = []
+    sharded = _Sharding(model, network, shape, say) if strategy == "fsdp" else None
     for number in ranks:
-        traffic, memory_bytes = _traffic_of(model, network, shape, number, need, strategy)
+        traffic, memory_bytes = _traffic_of(network, number, need, sharded)
         sent = traffic.sent_by_a_rank(number)
         inside = number <= card.gpus_on_a_host
         communication_s = sent / (card.inside_bytes_s if inside else card.outside_bytes_s)
@@ -144,21 +148,51 @@ def plan(
     return plans
 
 
+class _Sharding:
+    """A step of FSDP2 on any number of ranks.
+
+    Simulating makes tensors for each rank, which for 1,024 takes minutes. So few are simulated, and
+    where the rule reckons what they did, to the byte, it reckons the others.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[], nn.Module],
+        network: nn.Module,
+        shape: Sequence[int],
+        say: Callable[[str], None],
+    ) -> None:
+        self._model, self._network, self._say = model, network, say
+        self._shape = [1, *shape[1:]]
+        few = self._simulated(_FEW_RANKS)
+        self._follows_rule = few == simulated.reckoned_step_of_fsdp(network, _FEW_RANKS)
+
+    def on(self, ranks: int) -> simulated.Sharded:
+        if self._follows_rule:
+            return simulated.reckoned_step_of_fsdp(self._network, ranks)
+        return self._simulated(ranks)
+
+    def _simulated(self, ranks: int) -> simulated.Sharded:
+        self._say(f"counting the collectives of a step on {ranks} simulated ranks")
+        return simulated.step_of_fsdp(self._model, self._shape, ranks)
+
+
+_FEW_RANKS = 3  # which most axes do not divide by: padding is seen too
+
+
 def _traffic_of(
-    model: Callable[[], nn.Module],
-    network: nn.Module,
-    shape: Sequence[int],
-    ranks: int,
-    need: memory.Memory,
-    strategy: str,
+    network: nn.Module, ranks: int, need: memory.Memory, sharded: _Sharding | None
 ) -> tuple[Traffic, int]:
     """What the collectives of a step carry, and the bytes of a rank."""
-    if strategy == "fsdp" and ranks > 1:
-        traffic, pieces, largest = simulated.step_of_fsdp(model, [1, *shape[1:]], ranks)
+    if sharded is not None and ranks > 1:
+        step = sharded.on(ranks)
         # Weights, gradients and the optimiser's state in pieces; while a unit computes, the whole
         # of it, of the next one, and of its gradient.
-        kept = pieces * (need.weights_bytes + need.gradients_bytes + need.optimizer_bytes)
-        return traffic, kept // need.weights_bytes + need.activations_bytes + 3 * largest
+        kept = step.pieces_bytes * (
+            need.weights_bytes + need.gradients_bytes + need.optimizer_bytes
+        )
+        memory_bytes = kept // need.weights_bytes + need.activations_bytes + 3 * step.largest_bytes
+        return step.traffic, memory_bytes
     traffic = Traffic()
     memory_bytes = need.peak_bytes
     if ranks > 1:
