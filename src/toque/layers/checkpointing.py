@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
+
+from toque.layers.tensors import tensors_in
 
 
 def checkpoint_blocks(model: nn.Module, blocks: Iterable[str]) -> None:
@@ -97,8 +98,8 @@ class _Watched:
 
     def _enter(self, block: nn.Module, inputs: Any, options: Any) -> None:
         self.calls += 1
-        given = [leaf for leaf in tree_leaves((inputs, options)) if isinstance(leaf, Tensor)]
-        self._before = [(tensor, tensor._version) for tensor in (*given, *self._buffers)]
+        given = (*tensors_in((inputs, options)), *self._buffers)
+        self._before = [(tensor, tensor._version) for tensor in given]
 
     def _leave(self, block: nn.Module, inputs: Any, outputs: Any) -> None:
         self.changed |= any(tensor._version != version for tensor, version in self._before)

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from toque import checks
 from toque.layers.running import modules_running
+from toque.layers.tensors import tensors_in
 
 Kind = Literal["own", "input", "parameter", "buffer"]
 
@@ -126,9 +126,8 @@ def trace_saved(function: Callable[..., Any], *inputs: Any) -> Trace:
     """
     modules = function.named_modules() if isinstance(function, nn.Module) else ()
     kinds: dict[int, Kind] = {}
-    for leaf in pytree.tree_leaves(inputs):
-        if isinstance(leaf, Tensor):
-            kinds[storage_of(leaf)] = "input"
+    for tensor in tensors_in(inputs):
+        kinds[storage_of(tensor)] = "input"
     if isinstance(function, nn.Module):
         for parameter in function.parameters():
             kinds[storage_of(parameter)] = "parameter"
@@ -144,8 +143,7 @@ def trace_saved(function: Callable[..., Any], *inputs: Any) -> Trace:
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, unpack)
     with _module_spans(modules) as spans, _tracebacks(), hooks:
         found = function(*inputs)
-    outputs = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
-    roots = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    roots = [output.grad_fn for output in tensors_in(found) if output.grad_fn is not None]
     if not roots:
         raise checks.invalid(
             "trace_saved", "the output", "part of a graph", "no grad_fn",

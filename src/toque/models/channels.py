@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from toque.layers.modes import mode
+from toque.layers.tensors import tensors_in
 from toque.models import shapes
 
 Labels = list[int]
@@ -60,17 +61,10 @@ def together(model: nn.Module, input_shape: Sequence[int]) -> list[list[Place]]:
             labels.new(tensor)
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     images = torch.empty(*input_shape, device="meta", dtype=dtype)
-    was = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), _Follow(labels):
-            answer = functional_call(model, state, (images,))
-    finally:
-        for module, training in was:
-            module.training = training
-    for leaf in tree_leaves(answer):
-        if isinstance(leaf, torch.Tensor):
-            labels.pin(labels.of(leaf))
+    with torch.no_grad(), mode(model, False), _Follow(labels):
+        answer = functional_call(model, state, (images,))
+    for tensor in tensors_in(answer):
+        labels.pin(labels.of(tensor))
     places: defaultdict[int, list[Place]] = defaultdict(list)
     for name, tensor in state.items():
         if names[id(tensor)] == name:
@@ -142,12 +136,11 @@ class _Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         answer = func(*args, **(kwargs or {}))
         name = func._overloadpacket.__name__
-        outputs = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
+        outputs = tensors_in(answer)
         known = _rule(self.labels, name, args, kwargs or {}, outputs)
         if known is None:
-            for leaf in tree_leaves((args, kwargs)):
-                if isinstance(leaf, torch.Tensor):
-                    self.labels.pin(self.labels.of(leaf))
+            for tensor in tensors_in((args, kwargs)):
+                self.labels.pin(self.labels.of(tensor))
             known = [(None,) * out.ndim for out in outputs]
         for out, dimensions in zip(outputs, known, strict=False):
             self.labels.set(out, dimensions)

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from torch.utils._pytree import tree_leaves
 
+from toque.layers.modes import mode
 from toque.layers.running import modules_running
+from toque.layers.tensors import tensors_in
 from toque.models import shapes
 from toque.models.receptive import Following
 from toque.models.step_time import profile_step
@@ -125,25 +126,19 @@ def _tree(model: nn.Module) -> dict[str, Layer]:
 
 def _follow_forward(model: nn.Module, shape: tuple[int, ...], layers: dict[str, Layer]) -> None:
     state, images = _empty_inputs(model, shape, "meta")
-    was = _training(model)
     following = Following([images])
 
     def leave(path: str, flops_before: int, output: Any) -> None:
         layer = layers[path]
         layer.flops += following.flops - flops_before
-        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
-        if tensors:
+        if tensors := tensors_in(output):
             layer.shape = tuple(tensors[-1].shape)
             sees = following.field(tensors[-1])
             layer.sees_px = None if sees is None else sees.size_px
 
-    try:
-        model.eval()
-        watched = modules_running(model.named_modules(), lambda *_: following.flops, leave)
-        with torch.no_grad(), watched, following:
-            functional_call(model, state, (images,))
-    finally:
-        _restore(model, was)
+    watched = modules_running(model.named_modules(), lambda *_: following.flops, leave)
+    with torch.no_grad(), mode(model, False), watched, following:
+        functional_call(model, state, (images,))
     for layer in reversed(layers.values()):
         if layer.shape is None:  # a list whose modules are called one by one
             layer.flops = sum(child.flops for child in layer.children)
@@ -160,7 +155,6 @@ def _follow_saved(model: nn.Module, shape: tuple[int, ...], layers: dict[str, La
         state, images = _empty_inputs(model, shape, "cpu")
     known = {tensor.untyped_storage()._cdata for tensor in state.values()}
     kept = []  # keeps storages alive, so that their addresses stay theirs
-    was = _training(model)
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -175,14 +169,10 @@ def _follow_saved(model: nn.Module, shape: tuple[int, ...], layers: dict[str, La
                 path = path.rpartition(".")[0]
         return tensor
 
-    try:
-        model.train()
-        watched = modules_running(model.named_modules(), lambda path, *_: path)
-        kept_for_backward = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-        with fake, watched as inside, kept_for_backward:
-            functional_call(model, state, (images,))
-    finally:
-        _restore(model, was)
+    watched = modules_running(model.named_modules(), lambda path, *_: path)
+    kept_for_backward = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with fake, mode(model, True), watched as inside, kept_for_backward:
+        functional_call(model, state, (images,))
 
 
 def _measure(model: nn.Module, images: torch.Tensor, layers: dict[str, Layer]) -> None:
@@ -201,15 +191,6 @@ def _empty_inputs(
     state = shapes.meta_state(model, device)
     dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     return state, torch.empty(*shape, device=device, dtype=dtype)
-
-
-def _training(model: nn.Module) -> list[tuple[nn.Module, bool]]:
-    return [(module, module.training) for module in model.modules()]
-
-
-def _restore(model: nn.Module, was: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in was:
-        module.training = training
 
 
 def _pixels(size: float | None) -> str:

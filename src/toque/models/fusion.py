@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from toque.layers.tensors import tensors_in
 from toque.models import branches, convolution, shapes
 from toque.models.blocks import Residual
 from toque.models.convolution import CannotMerge, Convolution
@@ -238,10 +239,9 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        for leaf in tree_leaves((args, kwargs or {})):
-            if isinstance(leaf, torch.Tensor):
-                self.count[id(leaf)] += 1
-                self.alive.append(leaf)
+        for tensor in tensors_in((args, kwargs)):
+            self.count[id(tensor)] += 1
+            self.alive.append(tensor)
         return func(*args, **(kwargs or {}))
 
 

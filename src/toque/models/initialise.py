@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from toque import checks
+from toque.layers.modes import mode
 from toque.models.blocks import LayerScale, Residual
 from toque.models.signal import Signal, signal
 
@@ -145,22 +146,20 @@ def lsuv(model: nn.Module, images: torch.Tensor, *, tolerance: float = 0.02) -> 
     order: list[str] = []
     paths = {m: path for path, m in model.named_modules() if isinstance(m, _WITH_WEIGHTS)}
     hooks = [m.register_forward_hook(lambda m, given, out: order.append(paths[m])) for m in paths]
-    was = model.training
-    model.eval()
-    model(images)
-    for hook in hooks:
-        hook.remove()
     layers = {path: m for m, path in paths.items()}
     reached: dict[str, float] = {}
-    for path in dict.fromkeys(order):
-        layer = layers[path]
-        nn.init.orthogonal_(layer.weight)
-        for _ in range(10):
-            reached[path] = _deviation(model, layer, images)
-            if path == order[-1] or abs(reached[path] - 1) < tolerance or reached[path] == 0:
-                break
-            layer.weight.div_(reached[path])
-    model.train(was)
+    with mode(model, False):
+        model(images)
+        for hook in hooks:
+            hook.remove()
+        for path in dict.fromkeys(order):
+            layer = layers[path]
+            nn.init.orthogonal_(layer.weight)
+            for _ in range(10):
+                reached[path] = _deviation(model, layer, images)
+                if path == order[-1] or abs(reached[path] - 1) < tolerance or reached[path] == 0:
+                    break
+                layer.weight.div_(reached[path])
     return reached
 
 

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from toque import checks
+from toque.layers.tensors import tensors_in
 from toque.models import shapes
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -136,7 +137,7 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         answer = func(*args, **(kwargs or {}))
-        self.add(*(leaf for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)))
+        self.add(*tensors_in(answer))
         return answer
 
 
@@ -148,8 +149,7 @@ def _optimizer(name: str, learn: list[torch.Tensor], foreach: bool) -> torch.opt
 
 def squares(answer: Any) -> torch.Tensor:
     """The mean of the squares of all outputs, summed: a scalar loss for any model."""
-    leaves = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, torch.Tensor)]
-    return torch.stack([leaf.square().mean() for leaf in leaves]).sum()
+    return torch.stack([output.square().mean() for output in tensors_in(answer)]).sum()
 
 
 def _size(tensor: torch.Tensor) -> int:

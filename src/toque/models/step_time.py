@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
-from torch.utils._pytree import tree_leaves
 
 from toque.layers.running import modules_running
+from toque.layers.tensors import tensors_in
 
 _MARK = "toque module: "
 _NODE = "autograd::engine::evaluate_function"
@@ -50,8 +50,8 @@ def profile_step(model: nn.Module, images: torch.Tensor) -> StepTime:
 
 
 def _forward_and_backward(model: nn.Module, images: torch.Tensor) -> None:
-    outputs = [leaf for leaf in tree_leaves(model(images)) if isinstance(leaf, torch.Tensor)]
-    total = torch.stack([out.float().mean() for out in outputs if out.requires_grad]).sum()
+    outputs = [output for output in tensors_in(model(images)) if output.requires_grad]
+    total = torch.stack([output.float().mean() for output in outputs]).sum()
     total.backward()  # type: ignore[no-untyped-call]
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toque.layers.saved import storage_of
+from toque.layers.tensors import tensors_in
 from toque.layers.verification import compare
 from toque.layers.verification.subject import Outcome, Subject, Wrong, cotangents_for
 
@@ -274,7 +274,5 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         found = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name not in ("detach", "view", "expand", "t", "alias", "_unsafe_view"):
-            self.elements += sum(
-                leaf.numel() for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)
-            )
+            self.elements += sum(tensor.numel() for tensor in tensors_in(found))
         return found

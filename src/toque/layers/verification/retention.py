@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from toque.layers.saved import storage_of
+from toque.layers.tensors import tensors_in
 from toque.layers.verification import compare
 from toque.layers.verification.subject import Subject, Wrong, cotangents_for
 
@@ -68,9 +69,8 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         found = func(*args, **(kwargs or {}))
-        for leaf in pytree.tree_leaves(found):
-            if isinstance(leaf, Tensor):
-                self.recorder.add(leaf, func.overloadpacket.__name__)
+        for tensor in tensors_in(found):
+            self.recorder.add(tensor, func.overloadpacket.__name__)
         return found
 
 

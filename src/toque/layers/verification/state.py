@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import random as python_random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,21 +13,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from toque import random
+from toque.layers.modes import mode
+from toque.layers.tensors import tensors_in
 from toque.layers.verification import compare, gradients
 from toque.layers.verification.sizes import batch_positions
 from toque.layers.verification.subject import NotSupported, Subject, Wrong
-
-
-@contextmanager
-def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Train or eval mode, and every part's own mode again afterwards."""
-    kept = {part: part.training for part in module.modules()}
-    module.train(training)
-    try:
-        yield
-    finally:
-        for part, value in kept.items():
-            part.training = value
 
 
 def train_and_eval(subject: Subject) -> str:
@@ -100,7 +88,7 @@ def keeps_state(subject: Subject) -> str:
     arguments = _arguments(subject)
     with mode(used, True):
         random.seed_torch(0, "verify")
-        _tensors(used(*arguments))
+        tensors_in(used(*arguments))
     _copied(used, "after a forward")
 
     file = io.BytesIO()
@@ -151,7 +139,7 @@ def _same(a: nn.Module, b: nn.Module, arguments: tuple[Any, ...], when: str, hin
     for module in (a, b):
         with mode(module, False), torch.no_grad():
             random.seed_torch(0, "verify")
-            outputs.append(_tensors(module(*arguments)))
+            outputs.append(tensors_in(module(*arguments)))
     try:
         compare.require_outputs(outputs[0], outputs[1], when, 1e-6)
     except Wrong as wrong:
@@ -189,10 +177,6 @@ def _arguments(subject: Subject) -> tuple[Any, ...]:
         leaves[position] = subject.examples[slot_position].detach().clone()
     arguments: tuple[Any, ...] = pytree.tree_unflatten(leaves, subject.spec)
     return arguments
-
-
-def _tensors(found: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
 
 
 def leaves_globals_alone(subject: Subject) -> str:

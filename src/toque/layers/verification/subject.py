@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from toque import random
+from toque.layers.tensors import tensors_in
 
 
 class Wrong(Exception):
@@ -123,7 +124,7 @@ class Subject:
             found = functional_call(target, {**parameters, **buffers}, tuple(arguments))
         else:
             found = target(*arguments)
-        return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
+        return tensors_in(found)
 
     def call_directly(self, values: Sequence[Tensor]) -> list[Tensor]:
         """The outputs with the module's own parameters; its buffers move, as in training."""
@@ -283,9 +284,8 @@ def _input_names(target: Callable[..., Any], inputs: Sequence[Any], count: int) 
     names: list[str] = []
     for position, value in enumerate(inputs):
         base = parameters[position].name if position < len(parameters) else f"input{position}"
-        inside = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
         if isinstance(value, Tensor):
             names.append(base)
         else:
-            names.extend(f"{base}[{i}]" for i in range(len(inside)))
+            names.extend(f"{base}[{i}]" for i in range(len(tensors_in(value))))
     return names if len(names) == count else [f"input{i}" for i in range(count)]

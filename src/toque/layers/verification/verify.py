@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from toque import checks, random
+from toque.layers.modes import mode
 from toque.layers.saved import trace_saved
 from toque.layers.verification import (
     gradients,
@@ -235,7 +236,7 @@ def _in_eval(check: Check) -> Check:
     def run(subject: Subject) -> str:
         if subject.module is None:
             return "draws random numbers: not compared"
-        with state.mode(subject.module, False):
+        with mode(subject.module, False):
             if _draws(subject):
                 return "draws random numbers: not compared"
             return check(subject)
