@@ -240,6 +240,28 @@ def test_bad_data_is_one_sentence_and_writes_nothing(toque, tmp_path, make, word
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--epochs", "3"], "--epochs is not an option; .* Write --set epochs=3"),
+        (["--batch-size=4"], "Write --set batch_size=4"),
+        (["--lr"], "Write --set optimizer.learning_rate=…"),
+        (["--outt", "x"], "No such option: --outt"),
+    ],
+)
+def test_a_setting_given_as_an_option_is_told_how_to_be_given(toque, words, meant):
+    code, stdout, stderr = toque("train", "photos", *words)
+    assert code == 2 and stdout == "" and re.search(meant, stderr), stderr
+
+
+def test_a_run_folder_can_be_continued_by_its_name(trained, toque):
+    out, done = trained
+    code, stdout, stderr = toque("train", out)
+    assert code == 0 and "continues at image 240 of 240" in stderr
+    said = re.search(r"accuracy [\d.]+ % \(.*\), loss [\d.]+", done.stdout).group(0)
+    assert said in stdout
+
+
 def test_bad_files_can_be_left_out_and_are_counted(toque, tmp_path):
     write_photos(tmp_path / "photos", {"left": 6, "right": 6})
     (tmp_path / "photos" / "left" / "bad.jpg").write_bytes(b"no picture")

@@ -57,6 +57,22 @@ def test_train_alone_is_split(tmp_path):
     assert splits.classes == ("cat", "dog") and len(splits.train) + len(splits.val) == 10
 
 
+def test_parts_by_their_longer_names(tmp_path):
+    pictures.folder(tmp_path / "training", {"cat": 3, "dog": 2})
+    assert data.open(tmp_path, seed=0).classes == ("cat", "dog")
+    pictures.folder(tmp_path / "validation", {"cat": 1, "dog": 2})
+    splits = data.open(tmp_path, seed=0)
+    assert splits.classes == ("cat", "dog") and len(splits.val) == 3 and not splits.drawn
+
+
+@pytest.mark.parametrize("parts", [["val"], ["dev", "train"], ["Test", "eval"]])
+def test_parts_are_not_taken_for_classes(tmp_path, parts):
+    for part in parts:
+        pictures.folder(tmp_path / part, {"cat": 3, "dog": 2})
+    words = f"with train/ and val/, .* got only {' and '.join(parts)}. Rename"
+    mistake(words, tmp_path)
+
+
 def test_a_class_may_be_called_train(tmp_path):
     splits = data.open(pictures.folder(tmp_path, {"train": 4, "bus": 4}), seed=0)
     assert splits.classes == ("bus", "train")

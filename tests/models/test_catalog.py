@@ -1,14 +1,16 @@
 """Models by name: what is built, and what is said when a name is wrong."""
 
 import builtins
+import importlib
 import subprocess
 import sys
+import urllib.error
 
 import pytest
 import torch
 from torch import nn
 
-from toque import models
+from toque import checks, models
 from toque.models import catalog
 
 
@@ -97,6 +99,36 @@ def test_own_models_take_the_weights_of_their_twins(monkeypatch, own):
 def test_create_says_what_is_wrong(name, settings, words):
     with pytest.raises((ValueError, TypeError), match=words):
         models.create(name, **{"num_classes": 3, **settings})
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (urllib.error.URLError("no route"), "got URLError .*no route.*pretrained = false"),
+        (RuntimeError('invalid hash value (expected "a", got "b")'), "or to be downloaded"),
+        (RuntimeError("No pretrained weights exist for x."), "False for .*, which has no weights"),
+    ],
+)
+@pytest.mark.parametrize("name", ["toque/resnet18", "timm/resnet18", "torchvision/resnet18"])
+def test_weights_that_cannot_be_had_are_one_sentence(monkeypatch, name, error, words):
+    def unreachable(*_, **settings):
+        if settings.get("pretrained") or settings.get("weights"):
+            raise error
+        raise AssertionError("asked for weights, and not for these")
+
+    monkeypatch.setattr(importlib.import_module("timm"), "create_model", unreachable)
+    monkeypatch.setattr(importlib.import_module("torchvision.models"), "get_model", unreachable)
+    with pytest.raises(checks.UserMistake, match=words):
+        models.create(name, num_classes=3, pretrained=True)
+
+
+def test_a_mistake_while_building_is_not_taken_for_a_failed_download(monkeypatch):
+    def wrong(*_, **__):
+        raise RuntimeError("size mismatch for fc.weight")
+
+    monkeypatch.setattr(importlib.import_module("timm"), "create_model", wrong)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        models.create("timm/resnet18", num_classes=3, pretrained=True)
 
 
 @pytest.mark.parametrize("catalogue", ["timm", "torchvision"])

@@ -355,10 +355,20 @@ def test_a_model_without_trainable_parameters_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_more_batch_than_images_works(tmp_path):
+def test_more_batch_than_images_works_and_is_said(tmp_path, capsys):
     few = images(10)
-    result = train(tmp_path / "run", train=few, batch_size=32, epochs=5)
+    result = train(tmp_path / "run", train=few, batch_size=32, epochs=5, show="lines")
     assert result.images_seen == 64
+    assert "a step shows each of them 3.2 times" in capsys.readouterr().err
+
+
+def test_the_first_line_says_what_will_be_done(tmp_path, capsys):
+    train(tmp_path / "run", show="lines", epochs=1)
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first == (
+        "your dataset: 100 images to learn from, 30 to validate, 2 classes; own:network at 8 px, "
+        "1 epoch, on cpu"
+    )
 
 
 def test_the_kept_weights_are_the_best(tmp_path):

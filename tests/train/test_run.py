@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from toque import checks
 from toque.train import run as settings_of
 from toque.train.run import Run
+from toque.train.settings import refusal
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -67,16 +68,48 @@ def test_a_run_cannot_be_changed():
             {"schedule": {"warmup_fractions": 1}},
             "Run [schedule]: warmup_fractions is not a setting. Did you mean warmup_fraction",
         ),
-        ({"epochs": 0}, "Run: epochs must be greater than 0; got 0. Mend it, or leave it out."),
+        ({"epochs": 0}, "Run: epochs must be greater than 0; got 0. Mend it, or leave it out; "),
         ({"on_bad": "x"}, "Run: on_bad must be 'raise' or 'skip'; got 'x'."),
-        ({"schedule": 3}, "Run: schedule must be a valid dictionary"),
-        ({"batch_size": "many"}, "Run: batch_size must be a valid integer"),
+        (
+            {"optimizer": "adamw"},
+            "Run: optimizer must be a table of settings; got 'adamw'. Its parts are name, "
+            "learning_rate, weight_decay, for_batch_size, sam, lookahead: "
+            "write optimizer.name=adamw.",
+        ),
+        (
+            {"batch_size": "many"},
+            "Run: batch_size must be a whole number; got 'many'. Mend it, or leave it out; "
+            "batch_size: images a step",
+        ),
+        ({"seed": 1.5}, "Run: seed must be a whole number; got 1.5."),
+        # Names that other tools give to settings, and settings without their section.
+        ({"lr": 0.1}, "Run: lr is not a setting. Did you mean optimizer.learning_rate?"),
+        ({"mixup": 0.2}, "Run: mixup is not a setting. Did you mean mix.mixup?"),
+        (
+            {"stop": {"patience": 3}},
+            "Run [stop]: patience is not a setting. Did you mean stop.patience_epochs?",
+        ),
+        # Where pydantic's path goes on inside the value.
+        ({"sampling": {"class_weights": 3}}, "Run [sampling]: class_weights must be"),
+        ({"log": {"to": ["wandbb"]}}, "Run [log]: to must be 'tensorboard'"),
+        ({"rules": [{"lr_scale": 1}]}, "Run [rules.0]: match must be given; got none."),
+        ({"rules": [{"match": "a", "lr": 1}]}, "Run [rules.0]: lr is not a setting. Did you mean"),
     ],
 )
 def test_a_wrong_setting_is_named(settings, sentence):
     with pytest.raises(checks.InvalidValue) as error:
         Run(**settings)
     assert str(error.value).startswith(sentence)
+
+
+def test_the_names_of_other_tools_stand_for_settings_that_exist():
+    known = set(refusal._paths(Run)) | {"optimizer.momentum", "optimizer.betas"}  # of its class
+    assert set(refusal._ELSEWHERE.values()) <= known
+    assert not set(refusal._ELSEWHERE) & known
+    assert refusal.meant("learning_rate", Run) == "optimizer.learning_rate"
+    assert refusal.meant("epoch", Run) == "epochs"
+    assert refusal.meant("name", Run) is None  # of several sections
+    assert refusal.meant("frobnicate", Run) is None
 
 
 def test_a_wrong_setting_is_named_with_its_place(tmp_path):

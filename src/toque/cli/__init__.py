@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from toque import checks
 from toque.cli import (
@@ -59,6 +59,37 @@ class _Verbs(TyperGroup):
             formatter.write_dl([(when, ", ".join(verbs)) for when, verbs in _ALSO.items()])
 
 
+class _Verb(TyperCommand):
+    """Says of a setting that was given as an option how settings are given."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = {name for param in self.params for name in param.opts}
+        if "--set" in options:
+            for number, word in enumerate(args[: args.index("--")] if "--" in args else args):
+                name, equals, value = word.partition("=")
+                if name.startswith("--") and name not in options | {"--help"}:
+                    following = [value] if equals else args[number + 1 :]
+                    _refuse_setting(str(self.name), name, options, following)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_setting(verb: str, option: str, known: set[str], following: list[str]) -> None:
+    """Raise ValueError where an option is meant for a setting; else it is left to the parser."""
+    import difflib
+
+    from toque.train.run import Run
+    from toque.train.settings.refusal import meant
+
+    setting = meant(option.removeprefix("--").replace("-", "_"), Run)
+    if setting is None or difflib.get_close_matches(option, known, n=1, cutoff=0.8):
+        return
+    value = following[0] if following and not following[0].startswith("-") else "…"
+    raise checks.InvalidValue(
+        f"{verb}: {option} is not an option; settings are given by their names. "
+        f"Write --set {setting}={value}"
+    )
+
+
 app = typer.Typer(
     name="toque",
     cls=_Verbs,
@@ -70,16 +101,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train.train)
+app.command(cls=_Verb)(train.train)
 app.command()(evaluate.evaluate)
 app.command()(predict.predict)
 app.command()(export.export)
 app.command()(serve.serve)
 app.command()(report.report)
-app.command()(profile.profile)
-app.command("tune-lr")(tune_lr.tune_lr)
+app.command(cls=_Verb)(profile.profile)
+app.command("tune-lr", cls=_Verb)(tune_lr.tune_lr)
 app.command()(new.new)
-app.command()(preview.preview)
+app.command(cls=_Verb)(preview.preview)
 app.command()(pack.pack)
 app.command()(check.check)
 app.command()(replay.replay)

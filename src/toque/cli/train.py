@@ -12,7 +12,10 @@ import typer
 def train(
     data: Annotated[
         str | None,
-        typer.Argument(help="'fashion' (bundled), a folder of images, or a .toml of settings."),
+        typer.Argument(
+            help="A folder of images, 'fashion' (bundled), a .toml of settings, or a run folder "
+            "to continue.  [default: fashion]"
+        ),
     ] = None,
     out: Annotated[
         str | None, typer.Option(help="The run folder.  [default: runs/NAME of the data]")
@@ -40,7 +43,10 @@ def train(
     """
     from toque import checks
     from toque.train import run as settings_of
+    from toque.train.run_folder.folder import SETTINGS, is_run_folder
 
+    if data is not None and is_run_folder(Path(data)):
+        data = str(Path(data) / SETTINGS)
     if data is not None and data.endswith(".toml"):
         config, data = Path(data), None
     run = settings_of.load(config, overrides(settings or []), data=data, out=out)

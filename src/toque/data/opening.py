@@ -20,8 +20,9 @@ from toque.data.splits import Splits, draw_validation
 from toque.data.table import Columns
 from toque.data.targets import Task
 
-_TRAIN = "train"
+_TRAIN = ("train", "training")
 _VALIDATION = ("val", "valid", "validation", "test")
+_PARTS = frozenset({*_TRAIN, *_VALIDATION, "dev", "eval", "testing"})
 
 
 def open(  # noqa: A001 - toque.data.open is the name that says it
@@ -38,10 +39,10 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
     """Open a data set for training: find its classes and files, look at each file, split it.
 
     `data` is "fashion" or "nuclei" (they ship with toque), a cache that `pack` made, a folder with
-    train/CLASS/* and val/CLASS/* (val may be called valid, validation or test), or a folder CLASS/*
-    (or train/CLASS/* alone), which is split by a draw keyed by the seed and each file's own name,
-    so that adding a file does not move the others. What a file is, its content says, not its name;
-    hidden files are passed over.
+    train/CLASS/* and val/CLASS/* (or training/, and valid/, validation/ or test/), or a folder
+    CLASS/* (or train/CLASS/* alone), which is split by a draw keyed by the seed and each file's own
+    name, so that adding a file does not move the others. What a file is, its content says, not its
+    name; hidden files are passed over.
 
     It may also be a folder with images/ and masks/; a table (.csv, .parquet); arrays (.npz, .pt, a
     folder of .npy or IDX files); a dataset that Hugging Face's save_to_disk wrote; tar shards (one,
@@ -148,14 +149,22 @@ def existing_folder(data: str | Path) -> Path:
 def given_parts(root: Path) -> tuple[str, str] | None:
     """The names of the train and val folders, or None where the folders are the classes."""
     lower = {name.lower(): name for name in folder.subfolders(root)}
+    train = next((lower[name] for name in _TRAIN if name in lower), None)
     val = next((lower[name] for name in _VALIDATION if name in lower), None)
-    return (lower[_TRAIN], val) if _TRAIN in lower and val is not None else None
+    if train is not None and val is not None:
+        return train, val
+    if lower.keys() - set(_TRAIN) and lower.keys() <= _PARTS:  # no classes, and not only train
+        raise checks.invalid(
+            "data", str(root), "a folder with train/ and val/, or with a folder for each class",
+            f"only {' and '.join(lower.values())}", "Rename them to train and val.",
+        )  # fmt: skip
+    return None
 
 
 def only_train(root: Path) -> str:
     """The name of the train folder where that is all there is, or "." for the folder itself."""
     names = folder.subfolders(root)
-    return names[0] if [name.lower() for name in names] == [_TRAIN] else "."
+    return names[0] if len(names) == 1 and names[0].lower() in _TRAIN else "."
 
 
 def _split_as_given(

@@ -53,8 +53,8 @@ def load(source: str | Path, *, device: str = "cpu", trust: bool = False) -> Pre
 
 
 def _near(path: Path) -> str:
-    names = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
-    return checks.nearest(path.name, names) if names else "Check the path."
+    names = [str(found) for found in path.parent.iterdir()] if path.parent.is_dir() else []
+    return checks.nearest(str(path), names) if names else "Check the path."
 
 
 def _run(path: Path, device: str) -> Predictor:

@@ -17,6 +17,7 @@ from toque import checks
 from toque.models import surgery
 from toque.models.classifier import Classifier
 from toque.models.description import describe
+from toque.models.fetching import fetched
 from toque.models.fpn import FPN, Maps
 
 # Name -> (module of toque.models, function): nothing is imported before it is asked for.
@@ -81,6 +82,7 @@ def create(
              image_size: height and width in pixels, for models built for one size
     Raises:  ValueError: unknown name, with the nearest names; pretrained where there are no weights
              ImportError: timm or torchvision is not installed
+             OSError: weights that are not here and cannot be downloaded
     Example: >>> create("toque/resnet10_small", num_classes=10, in_channels=1)
     """
     if num_classes < 0 or in_channels < 1:
@@ -181,9 +183,10 @@ def _maps(name: str, in_channels: int, pretrained: bool) -> nn.Module:
         timm = _catalogue("timm")
         if not timm.is_model(short):
             raise _unknown("timm", short, timm.list_models())
-        model = timm.create_model(
-            short, features_only=True, in_chans=in_channels, pretrained=pretrained
-        )
+        with fetched(name, pretrained):
+            model = timm.create_model(
+                short, features_only=True, in_chans=in_channels, pretrained=pretrained
+            )
         return cast(nn.Module, model)
     model = create(name, num_classes=0, in_channels=in_channels, pretrained=pretrained)
     if not isinstance(model, Classifier):
@@ -223,14 +226,15 @@ def _timm(
     if not timm.is_model(name):
         raise _unknown("timm", name, timm.list_models())
     arguments = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained}
-    if image_size is not None:
-        # Only models built for one size (transformers, mostly) take img_size; the rest follow.
-        try:
-            return cast(nn.Module, timm.create_model(name, img_size=image_size, **arguments))
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-    return cast(nn.Module, timm.create_model(name, **arguments))
+    with fetched(f"timm/{name}", pretrained):
+        if image_size is not None:
+            # Only models built for one size (transformers, mostly) take img_size; the rest follow.
+            try:
+                return cast(nn.Module, timm.create_model(name, img_size=image_size, **arguments))
+            except TypeError as error:
+                if "img_size" not in str(error):
+                    raise
+        return cast(nn.Module, timm.create_model(name, **arguments))
 
 
 def _torchvision(
@@ -249,9 +253,10 @@ def _torchvision(
         arguments = {"aux_logits": bool(pretrained), "init_weights": not pretrained}
     if image_size is not None and name.startswith("vit"):
         arguments["image_size"] = image_size
-    model: nn.Module = models.get_model(
-        name, weights="DEFAULT" if pretrained else None, **arguments
-    )
+    with fetched(f"torchvision/{name}", pretrained):
+        model: nn.Module = models.get_model(
+            name, weights="DEFAULT" if pretrained else None, **arguments
+        )
     if getattr(model, "aux_logits", False):
         for attribute, off in _NO_EXTRA_HEADS.items():
             if hasattr(model, attribute):

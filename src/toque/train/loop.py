@@ -75,7 +75,8 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         notes.append(sentence)
         shown.say(f"warning: {sentence}")
 
-    splits = prepare.open_splits(run, own)
+    with progress.said_if_slow(shown, f"looking at every image of {run.data} …"):
+        splits = prepare.open_splits(run, own)
     task = prepare.task_of(splits, own)
     asked, run = run, prepare.resolve(run, splits, own, task)
     preparing.check(run, world)
@@ -102,7 +103,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     step.warn = warn
     now = Standing(step, window, early, trouble, fingerprint)
     validate = Validation(run, splits, validation_pipeline, task, validation_loss, precision, world)
-    for note in (*splits.notes, *differing, *preparing.notes(run, world, network)):
+    shown.say(prepare.in_words(run, splits, task, device))
+    notes_before = (*splits.notes, *prepare.notes(run, splits), *differing)
+    for note in (*notes_before, *preparing.notes(run, world, network)):
         warn(note)
     images = Inventory(splits)
     opened = folder.opened(run, recorded, images) if world.first else folder.elsewhere(run)

@@ -219,6 +219,11 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.partition(":")[0] in ("gpu", "nvidia"):
+        raise checks.invalid(
+            "run.toml", "device", "auto, cpu, cuda, cuda:1 or another device of torch", name,
+            "Did you mean cuda?",
+        )  # fmt: skip
     if name == "cuda" and local_rank:
         name = f"cuda:{local_rank}"
     try:
@@ -226,6 +231,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        if "at start of device string" in reason:  # torch lists twenty of them
+            reason = "torch knows no such device"
         raise checks.invalid(
             "run.toml", "device", "one this machine has", f"{name} ({reason})",
             'Set device = "auto" or "cpu".',
@@ -235,6 +242,29 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
     return device
+
+
+def in_words(run: Run, splits: Splits, task: Task, device: torch.device) -> str:
+    """What will be done, in a line: "photos: 290 images to learn from, 69 to validate, ..."."""
+    named = "your dataset" if run.data == OWN else run.data
+    what = f"{len(task.names)} classes" if task.name == "classification" else task.name
+    epochs = f"{run.epochs:g} epoch" + ("" if run.epochs == 1 else "s")
+    return (
+        f"{named}: {len(splits.train):,} images to learn from, {len(splits.val):,} to validate, "
+        f"{what}; {run.model} at {run.image_size} px, {epochs}, on {device}"
+    )
+
+
+def notes(run: Run, splits: Splits) -> tuple[str, ...]:
+    """What a person should know before images and settings are joined."""
+    count = len(splits.train)
+    if run.batch_size <= count:
+        return ()
+    return (
+        f"batch_size is {run.batch_size} and there are {count} training images: a step shows each "
+        f"of them {run.batch_size / count:.2g} times. A batch_size of {count} or less learns more "
+        "from an epoch.",
+    )
 
 
 def record(splits: Splits, fingerprint: environment.Fingerprint) -> dict[str, Any]:

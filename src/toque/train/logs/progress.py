@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -31,6 +34,18 @@ def create(kind: Kind) -> Progress:
     if kind == "bar":
         return Bar()
     return Lines(sys.stderr) if kind == "lines" else Quiet()
+
+
+@contextlib.contextmanager
+def said_if_slow(shown: Progress, sentence: str, after_s: float = 2.0) -> Iterator[None]:
+    """Show a sentence if the block takes longer than that: nobody should wonder what it does."""
+    timer = threading.Timer(after_s, shown.say, [sentence])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Quiet:

@@ -75,9 +75,13 @@ def resolve_optimizer(
     known = set(inspect.signature(kind).parameters) - {"params", "lr", "kwargs"}
     for argument in settings.model_extra or {}:
         if argument not in known:
+            meant = (
+                "Did you mean learning_rate?"
+                if argument == "lr"
+                else checks.nearest(argument, known | {"learning_rate"})
+            )
             raise checks.InvalidValue(
-                f"run.toml [optimizer]: {argument} is not a setting of {kind.__name__}. "
-                f"{checks.nearest(argument, known | {'learning_rate'})}"
+                f"run.toml [optimizer]: {argument} is not a setting of {kind.__name__}. {meant}"
             )
     return OptimizerSettings(**filled)
 

@@ -41,6 +41,7 @@ SETTINGS, METRICS, SIGNAL, WEIGHTS, RESULT, REPORT = (
     "result.json",
     "report.html",
 )
+CHECKPOINTS = "checkpoints"
 _LOCK = ".lock"
 
 
@@ -57,7 +58,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def metrics(self) -> Path:
@@ -75,6 +76,11 @@ class RunFolder:
 def default_out(data: str) -> str:
     """runs/NAME, by the last part of the data's path: "photos/flowers/" -> "runs/flowers"."""
     return str(Path("runs") / (Path(data).resolve().name if data else "run"))
+
+
+def is_run_folder(path: Path) -> bool:
+    """Whether a run was begun there; a file of settings alone may also lie beside images."""
+    return (path / SETTINGS).is_file() and (path / CHECKPOINTS).is_dir()
 
 
 @contextlib.contextmanager
