@@ -18,3 +18,9 @@ def test_nearest_suggests_or_lists():
     assert checks.nearest("momentun", ["momentum", "nesterov"]) == "Did you mean momentum?"
     assert checks.nearest("zzz", ["a", "b"]) == "Known: a, b."
     assert "and 3 more" in checks.nearest("zzz", [f"name{i}" for i in range(15)])
+
+
+def test_the_first_names_say_how_many_more_there_are():
+    assert checks.first([]) == "" and checks.first(iter("ab")) == "a, b"
+    assert checks.first("abc") == "a, b, c" and checks.first("abcd") == "a, b, c and 1 more"
+    assert checks.first("abc", 1) == "a and 2 more"

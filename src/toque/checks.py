@@ -44,6 +44,13 @@ def invalid_type(where: str, argument: str, rule: str, value: object, fix: str) 
     return InvalidType(sentence(where, argument, rule, value, fix))
 
 
+def first(names: Iterable[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are: "a, b, c and 4 more"."""
+    known = list(names)
+    more = f" and {len(known) - most} more" if len(known) > most else ""
+    return ", ".join(known[:most]) + more
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A suggestion: "Did you mean momentum?", or the list of what is known when nothing is near."""
     names = sorted(known)
@@ -52,5 +59,4 @@ def nearest(word: str, known: Iterable[str]) -> str:
         close = [name for name in names if word and (word in name or name in word)][:3]
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-    return f"Known: {shown}."
+    return f"Known: {first(names, 12)}."

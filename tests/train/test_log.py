@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from toque.train.logs.log import MetricsLog, Window, read_rows
+from toque.train.logs.log import MetricsLog, read_rows
 from toque.train.logs.loggers import TensorBoard
+from toque.train.logs.window import Window
 from toque.train.metrics.counting import num_correct
 from toque.train.steps.step import Outcome
 

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from tests.train.test_fit import Crash, bits, train
 from tests.train.test_fit_step import plain
-from toque.train.logs.log import Settled
+from toque.train.logs.window import Settled
 from toque.train.nonfinite import NonFinite
 from toque.train.run import NonFiniteSettings
 from toque.train.state import checkpoint

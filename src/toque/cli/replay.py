@@ -73,8 +73,7 @@ def replay(
         f"gradient norm {found.gradient_norm:.4g}"
     )
     if found.not_finite:
-        more = f" and {len(found.not_finite) - 3} more" if len(found.not_finite) > 3 else ""
-        print(f"gradients that are no numbers: {', '.join(found.not_finite[:3])}{more}")
+        print(f"gradients that are no numbers: {checks.first(found.not_finite)}")
     if found.skipped:
         print("the step was skipped: it changed nothing")
     if found.exact is not None:

@@ -72,7 +72,7 @@ def _listed(data: str, path: Path, url: bool, columns: Columns, task: Task | Non
         if found is None:
             raise checks.invalid(
                 "data", data, "a URL of images in class folders, of images/ and masks/, or of .tar",
-                f"{names[0]} and {len(names) - 1} more", "Name the folder above, or a table.",
+                checks.first(names, 1), "Name the folder above, or a table.",
             )  # fmt: skip
         return found
     if not path.is_dir() or is_cache(path):

@@ -103,10 +103,9 @@ def _check_pairs(
     ):  # fmt: skip
         alone = [name for key, name in sorted(ours.items()) if key not in others]
         if alone:
-            more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
             raise checks.invalid(
                 "data", f"every {what} in {place.where}", f"with a {other} of its name",
-                f"{alone[0]}{more} without one",
+                f"{checks.first(alone, 1)} without one",
                 f"Add the {other} (as in {mask_folder}/NAME.png), or remove the {what}.",
             )  # fmt: skip
 

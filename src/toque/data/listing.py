@@ -141,5 +141,4 @@ def notes_on(looked: Sequence[LookedFiles]) -> tuple[str, ...]:
 
 def some(names: Sequence[str]) -> str:
     """How many there are, and the first three of them."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{len(names)} ({', '.join(names[:3])}{more})"
+    return f"{len(names)} ({checks.first(names)})"

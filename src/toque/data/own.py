@@ -46,8 +46,10 @@ def own(
         shorter = training.classes[: len(validation.classes)]
         if validation.classes not in (training.classes, shorter):
             raise checks.invalid(
-                "data", "the classes of val", f"those of train, {_short(training.classes)}",
-                _short(validation.classes), "Give both the same classes in the same order.",
+                "data", "the classes of val",
+                f"those of train, {checks.first(training.classes, 5)}",
+                checks.first(validation.classes, 5),
+                "Give both the same classes in the same order.",
             )  # fmt: skip
     channels = int(training.read(0).shape[0])
     drawn_from = whole if val is None else None
@@ -75,7 +77,3 @@ def _split(source: Source, seed: int, val_fraction: float) -> tuple[Source, Sour
             "Add images, or pass val=….",
         )  # fmt: skip
     return Part(source, np.flatnonzero(~in_val)), Part(source, np.flatnonzero(in_val))
-
-
-def _short(classes: tuple[str, ...]) -> str:
-    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

@@ -165,8 +165,7 @@ class Shards:
 
     @property
     def where(self) -> str:
-        more = f" and {len(self._shards) - 1} more" if len(self._shards) > 1 else ""
-        return f"{self._shards[0].where}{more}"
+        return checks.first((shard.where for shard in self._shards), 1)
 
     def names(self) -> Sequence[str]:
         return list(self._at)

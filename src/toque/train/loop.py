@@ -15,8 +15,9 @@ from toque.train.distributed.follower import SilentLog, SilentProgress
 from toque.train.logs import loggers, progress
 from toque.train.logs.clock import Clock
 from toque.train.logs.crowding import crowded
-from toque.train.logs.log import MetricsLog, Window
+from toque.train.logs.log import MetricsLog
 from toque.train.logs.rows import Rows
+from toque.train.logs.window import Window
 from toque.train.measure import Loss
 from toque.train.nonfinite import NonFinite
 from toque.train.optimisation.schedule import schedule

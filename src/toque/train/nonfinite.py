@@ -16,7 +16,7 @@ import torch
 
 from toque import checks
 from toque.train.distributed.world import ALONE, World
-from toque.train.logs.log import Settled
+from toque.train.logs.window import Settled
 from toque.train.run import NonFiniteSettings
 
 # Each halves a float16 loss scale that begins at 2**16: after so many it is 2**-8.
@@ -143,9 +143,7 @@ class NonFinite:
         which = "images"
         if 0 < own.sum() < len(indices):
             indices, which = indices[own], "images without a number"
-        names = [self._name_of(int(index)) for index in indices[:_NAMED]]
-        more = f" and {len(indices) - _NAMED} more" if len(indices) > _NAMED else ""
-        return f"{which}: {', '.join(names)}{more}"
+        return f"{which}: {checks.first(map(self._name_of, indices.tolist()), _NAMED)}"
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from toque.train.distributed.checkpoints import Checkpoints
-from toque.train.logs.log import Window
+from toque.train.logs.window import Window
 from toque.train.nonfinite import NonFinite
 from toque.train.run_folder import environment
 from toque.train.state import checkpoint

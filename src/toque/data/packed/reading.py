@@ -261,10 +261,9 @@ def check_fresh(cache: Path, manifest: Manifest, sources: dict[str, PackedSource
     ]
     found += fresh.watched_differences(manifest.watched, manifest.data)
     if found:
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise checks.invalid(
             "data", f"the packed cache {cache}", f"of the files that are in {manifest.data}",
-            f"{len(found)} that changed since: {', '.join(found[:3])}{more}",
+            f"{len(found)} that changed since: {checks.first(found)}",
             f"Pack again with the same settings: toque pack {manifest.data} {cache}.",
         )  # fmt: skip
 

@@ -187,10 +187,9 @@ class Replicas:
             if parameter.requires_grad and parameter.grad is None
         ]
         if unused:
-            more = f" and {len(unused) - 4} more" if len(unused) > 4 else ""
             raise checks.InvalidValue(
                 f"distributed: every parameter must take part in the loss; got no gradient for "
-                f"{', '.join(unused[:4])}{more}. Freeze or remove them, or set "
+                f"{checks.first(unused, 4)}. Freeze or remove them, or set "
                 "distributed.unused_parameters = true, which costs a search at every step."
             )
 

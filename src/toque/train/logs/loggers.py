@@ -13,16 +13,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from toque import checks
 from toque.train import run as settings_of
+from toque.train.logs.log import Logger, Row
 from toque.train.run import LogName, Run
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-    from toque.train.logs.log import Row
 
 _PLACES = ("images_seen", "epoch", "time_s", "split")
 _PACKAGES: dict[LogName, str] = {"wandb": "wandb", "mlflow": "mlflow"}
@@ -31,16 +30,6 @@ _LONGEST_PARAM = 500  # characters that MLflow takes for the value of a setting
 
 class MissingLogger(checks.UserMistake, ImportError):
     """The package of a logger is not installed."""
-
-
-class Logger(Protocol):
-    """Takes the rows of one run; `cut` says that what came after an image is written again."""
-
-    def write(self, row: Row) -> None: ...
-
-    def cut(self, images_seen: int) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def refuse_missing(names: Sequence[LogName]) -> None:

@@ -8,7 +8,8 @@ import torch
 
 from toque.train import resizing
 from toque.train.logs.clock import Clock, memory_bytes
-from toque.train.logs.log import Row, Window
+from toque.train.logs.log import Row
+from toque.train.logs.window import Window
 from toque.train.measure import Evaluation
 from toque.train.run import Run
 

@@ -15,11 +15,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from toque import durable
+from toque import checks, durable
 from toque.data import Splits
 
 FILE = "data.jsonl.gz"
-_SHOWN = 3
 
 
 class Inventory:
@@ -100,6 +99,4 @@ def _written(path: Path) -> int:
 
 def _some(keys: list[tuple[str, str]]) -> str:
     """ "5 (train/a.jpg, train/b.jpg, val/c.jpg and 2 more)"."""
-    shown = ", ".join("/".join(key) for key in keys[:_SHOWN])
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"{len(keys)} ({shown}{more})"
+    return f"{len(keys)} ({checks.first(map('/'.join, keys))})"
