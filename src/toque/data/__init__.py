@@ -20,6 +20,7 @@ from toque.data.scan import BadFile
 from toque.data.source import Source
 from toque.data.splits import Splits
 from toque.data.table import Columns
+from toque.data.upload import Upload
 
 __all__ = [
     "ArraySource",
@@ -42,6 +43,7 @@ __all__ = [
     "Source",
     "Splits",
     "UnreadableImage",
+    "Upload",
     "check",
     "damaged_files",
     "decode",

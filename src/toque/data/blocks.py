@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,11 +23,10 @@ from toque.data.buffers import Buffers
 from toque.data.reading import Images, Targets
 from toque.data.scratch import Scratch
 from toque.data.source import Source
+from toque.data.upload import Arriving, Sizes, Staged, Upload
 from toque.random import Key
 
 Item = TypeVar("Item")
-Sizes = list[tuple[int, int]]  # (height, width) of each image
-
 DECODED_BYTES = 32 * 2**20  # decoded images that one thread holds before they are augmented
 
 _scratch = Scratch()
@@ -40,6 +39,7 @@ class Work:
     """What to do with which images: order(start, stop) gives the indices and epochs of a part.
 
     reduces: whether files are decoded no larger than the draws of the pipeline ask for
+    upload:  brings batches to their device; None leaves them where they are made
     """
 
     source: Source
@@ -48,6 +48,12 @@ class Work:
     seed: int
     batch_size: int
     reduces: bool = False
+    upload: Upload | None = None
+
+    @property
+    def stages(self) -> bool:
+        """Whether images are only read here, and augmented on the device."""
+        return self.upload is not None and self.upload.augments and self.pipeline is not None
 
     @functools.cached_property
     def targets(self) -> torch.Tensor:
@@ -90,10 +96,14 @@ class Chunk:
 
 
 class _Ready(NamedTuple):
-    """Some prepared images, with their masks where the targets are masks."""
+    """Some prepared images, with their masks where the targets are masks.
+
+    staged: what was read, where the device augments; `images` are none then
+    """
 
     images: torch.Tensor
     masks: torch.Tensor | None = None
+    staged: Sequence[Staged] = ()
 
 
 class Block:
@@ -107,6 +117,8 @@ class Block:
         self._given: tuple[Images, Targets] | None = None
         self._out: torch.Tensor | None = None
         self._jobs: list[Future[_Ready]] = []
+        self._arriving: Future[Arriving] | None = None
+        self.num_bytes = 0
         self.failure: Exception | None = None
 
     def begin(
@@ -128,28 +140,33 @@ class Block:
                 self.failure = given
                 return
             self._given = given
-        if buffers is None:
-            slice_images = num_images
-        else:
+        if buffers is not None:
             self._out = buffers.take(num_images)
+        elif not self._work.stages:
+            slice_images = num_images
         if pool is not None:
             self._jobs = [
                 pool.submit(self._prepare, first, min(first + slice_images, num_images))
                 for first in range(0, num_images, slice_images)
             ]
 
+    def send(self, sender: Executor) -> None:
+        """Bring it to the device as soon as it is ready, in the sender's thread."""
+        if self._work.upload is not None and self.failure is None and self._jobs:
+            self._arriving = sender.submit(self._upload, self._work.upload)
+
     def batches(self) -> list[Batch]:
-        """The batches, as soon as they are ready."""
+        """The batches, as soon as they are ready; on the device, where there is one to go to."""
         if self.failure is not None:
             raise self.failure
         num_images, batch_size = self._stop - self._start, self._work.batch_size
-        if self._jobs:
-            parts = [job.result() for job in self._jobs]
-        else:
-            parts = [self._prepare(0, num_images)]
-        images = parts[0].images if self._out is None else self._out
         indices, epochs, _ = self._chunk.part(self._start, self._stop)
-        targets = self._targets(parts, indices)
+        if self._arriving is not None:
+            images, targets = self._arriving.result().arrived()
+        elif self._work.upload is not None:
+            images, targets = self._upload(self._work.upload).arrived()
+        else:
+            images, targets, _ = self._prepared(indices)
         if num_images <= batch_size:
             return [Batch(images, targets, indices, epochs)]
         cuts = [slice(start, start + batch_size) for start in range(0, num_images, batch_size)]
@@ -157,6 +174,25 @@ class Block:
             torch.split(images, batch_size), torch.split(targets, batch_size), cuts, strict=True
         )
         return [Batch(image, target, indices[cut], epochs[cut]) for image, target, cut in each]
+
+    def _prepared(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, list[Staged]]:
+        """Images, targets, and in the images' place what was staged of them."""
+        if self._jobs:
+            parts = [job.result() for job in self._jobs]
+        else:
+            parts = [self._prepare(0, self._stop - self._start)]
+        images = parts[0].images if self._out is None else self._out
+        staged = [one for part in parts for one in part.staged]
+        self.num_bytes = images.nbytes + sum(one.values.nbytes for one in staged)
+        return images, self._targets(parts, indices), staged
+
+    def _upload(self, upload: Upload) -> Arriving:
+        indices, _, parameters = self._chunk.part(self._start, self._stop)
+        images, targets, staged = self._prepared(indices)
+        if not staged:
+            return upload.send(images, targets)
+        assert self._work.pipeline is not None
+        return upload.augment(staged, self._work.pipeline, parameters, targets)
 
     def _targets(self, parts: Sequence[_Ready], indices: np.ndarray) -> torch.Tensor:
         masks = [part.masks for part in parts if part.masks is not None]
@@ -171,7 +207,12 @@ class Block:
         """Read and augment images first .. last of the block, in any thread."""
         indices, _, parameters = self._chunk.part(self._start + first, self._start + last)
         pipeline, done, ready = self._work.pipeline, 0, []
+        staged: list[Staged] = []
         for images, sizes in self._read(indices, parameters, first, last):
+            if self._work.stages:
+                assert self._work.upload is not None
+                staged.append(self._work.upload.stage(images, sizes))
+                continue
             if pipeline is None:
                 ready.append(_stacked(images))
                 continue
@@ -182,13 +223,16 @@ class Block:
             else:
                 ready.append(pipeline.apply(images, parameters[now], out=out))
             done = now.stop
-        together = ready[0] if len(ready) == 1 or self._out is not None else torch.cat(ready)
+        if staged:
+            together = torch.empty(0)
+        else:
+            together = ready[0] if len(ready) == 1 or self._out is not None else torch.cat(ready)
         masks = self._masks(indices, first, last)
         if masks is None:
-            return _Ready(together)
+            return _Ready(together, staged=staged)
         if pipeline is None:
             return _Ready(together, _stacked(masks))
-        return _Ready(together, pipeline.apply_to_masks(masks, parameters))
+        return _Ready(together, pipeline.apply_to_masks(masks, parameters), staged)
 
     def _masks(self, indices: np.ndarray, first: int, last: int) -> Targets | None:
         if self._given is not None:

@@ -21,6 +21,7 @@ from toque.data.order import share
 from toque.data.reading import items_of, read_by_workers, read_serially
 from toque.data.sampling import Sampling, order_of
 from toque.data.source import Source
+from toque.data.upload import Upload
 
 # Drawing parameters costs 7-12 us an image for 64 images at a time and 1.4 us for 512.
 _CHUNK_IMAGES = 512
@@ -46,6 +47,7 @@ def train_batches(
     sampling: Sampling | None = None,
     rank: int = 0,
     ranks: int = 1,
+    upload: Upload | None = None,
 ) -> Generator[Batch]:
     """Training batches start_images .. stop_images of the endless stream.
 
@@ -66,6 +68,8 @@ def train_batches(
              sampling: which images, how often; every one once an epoch if unset
              rank, ranks: give that rank's part of every batch only: `batch_size` and the counts of
              images stay those of all ranks together, and so does every pixel
+             upload: brings each batch to a device while the one before is used; two of them are
+             there at a time
     Raises:  ValueError: counts out of range
     Example: >>> batches = train_batches(splits.train, pipeline, seed=0, batch_size=64,
              ...                         start_images=0, stop_images=10_000, threads=2)
@@ -91,7 +95,7 @@ def train_batches(
         start, batch_size = start_images // batch_size * share_size, share_size
     stop = start + num_batches * batch_size
     reduces = scaled_decoding and source.has_files and isinstance(pipeline, Reducing)
-    work = Work(source, pipeline, order, seed, batch_size, reduces)
+    work = Work(source, pipeline, order, seed, batch_size, reduces, upload)
     return _Pass(work, start, stop, threads, workers).batches()
 
 
@@ -104,6 +108,7 @@ def evaluation_batches(
     workers: int = 0,
     rank: int = 0,
     ranks: int = 1,
+    upload: Upload | None = None,
 ) -> Generator[Batch]:
     """Every image once, in the order of the source; the last batch may be smaller.
 
@@ -115,7 +120,7 @@ def evaluation_batches(
     Raises: ValueError: counts out of range
     """
     _check_counts("evaluation_batches", source, batch_size, threads, workers)
-    work = Work(source, pipeline, _in_order, 0, batch_size)
+    work = Work(source, pipeline, _in_order, 0, batch_size, upload=upload)
     num_batches = -(-len(source) // batch_size)
     start = rank * num_batches // ranks * batch_size
     stop = min(len(source), (rank + 1) * num_batches // ranks * batch_size)
@@ -163,25 +168,42 @@ class _Pass:
 
     def batches(self) -> Generator[Batch]:
         pool = ThreadPoolExecutor(self._threads, "toque-data") if self._threads else None
+        uploads = self._threads and self._work.upload is not None
+        sender = ThreadPoolExecutor(1, "toque-upload") if uploads else None
         reads = self._reads() if self._given else None
         buffers: Buffers | None = None
         pending: deque[Block] = deque()
+        block_bytes = 0
+
+        def ready() -> list[Batch]:
+            """The next block's; the one after it goes to the device meanwhile, and no other."""
+            nonlocal block_bytes
+            block = pending.popleft()
+            made = block.batches()
+            block_bytes = block.num_bytes
+            if sender is not None and pending:
+                pending[0].send(sender)
+            return made
+
         try:
             for block in self._blocks():
                 block.begin(pool, reads, buffers, self._slice_images)
                 pending.append(block)
                 if block.failure is not None:
                     break
-                while len(pending) > self._blocks_ahead(buffers):
-                    ready = pending.popleft().batches()
-                    buffers = buffers or self._buffers(ready[0].images)
-                    yield from ready
+                if sender is not None and len(pending) == 1:
+                    block.send(sender)
+                while len(pending) > self._blocks_ahead(block_bytes):
+                    made = ready()
+                    buffers = buffers or self._buffers(made[0].images)
+                    yield from made
             while pending:
-                yield from pending.popleft().batches()
+                yield from ready()
         finally:
             pending.clear()
-            if pool is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
+            for executor in (pool, sender):
+                if executor is not None:
+                    executor.shutdown(wait=True, cancel_futures=True)
             if reads is not None:
                 reads.close()
 
@@ -193,21 +215,18 @@ class _Pass:
                 stop = min(chunk_stop, start + self._block_images)
                 yield Block(self._work, chunk, start, stop)
 
-    def _blocks_ahead(self, buffers: Buffers | None) -> int:
+    def _blocks_ahead(self, block_bytes: int) -> int:
         if self._threads == 0:
             return 0
         # A block of many batches keeps its thread busy: one for each thread is enough.
         many = self._block_images > self._work.batch_size
         most = min(_BATCHES_AHEAD, self._threads) if many else _BATCHES_AHEAD
-        if buffers is None:
-            return most
-        block_bytes = self._block_images * buffers.form.image_bytes
-        return max(1, min(most, _AHEAD_BYTES // block_bytes))
+        return max(1, min(most, _AHEAD_BYTES // max(1, block_bytes)))
 
     def _buffers(self, images: torch.Tensor) -> Buffers | None:
         """Output memory like the first batch's, where every batch will be like it."""
         pipeline = self._work.pipeline
-        if pipeline is None or pipeline.size is None:
+        if pipeline is None or pipeline.size is None or self._work.stages:
             return None
         return Buffers(Form.of(images), self._block_images, _BATCHES_AHEAD + 2)
 

@@ -86,44 +86,73 @@ def signal(model: nn.Module, images: torch.Tensor, targets: torch.Tensor | None 
     Example: >>> print(signal(model, images))
     """
     twin = copy.deepcopy(model).train()
-    order: list[tuple[str, nn.Module, torch.Tensor, torch.Tensor]] = []
-    hooks = []
-    for path, module in twin.named_modules():
-        if isinstance(module, _WATCHED):
-            hooks.append(
-                module.register_forward_hook(
-                    lambda m, given, out, path=path: order.append((path, m, given[0], out))
-                )
-            )
+    seen: list[_Seen] = []
+    forward = True
+
+    def look(path: str, module: nn.Module, fed: torch.Tensor, out: torch.Tensor) -> None:
+        if forward:  # and not where a checkpointed block is computed again on the way back
+            seen.append(_Seen(path, module, fed, out))
+
+    hooks = [
+        module.register_forward_hook(
+            lambda module, given, out, path=path: look(path, module, given[0], out)
+        )
+        for path, module in twin.named_modules()
+        if isinstance(module, _WATCHED)
+    ]
+    learning = [(name, p) for name, p in twin.named_parameters() if p.requires_grad]
     generator = torch.get_rng_state()
     try:
         with torch.enable_grad():
             answer = twin(images)
             answer = next(iter(answer.values())) if isinstance(answer, dict) else answer
-            outputs = [out for *_, out in order if out.requires_grad]
+            forward = False
             gradients = torch.autograd.grad(
-                _loss(answer, targets), [*outputs, *_learn(twin)], allow_unused=True
+                _loss(answer, targets), [p for _, p in learning], allow_unused=True
             )
     finally:
         torch.set_rng_state(generator)
         for hook in hooks:
             hook.remove()
-    found = iter(gradients)
-    layers = []
-    for number, (path, module, fed, out) in enumerate(order):
-        gradient = next(found) if out.requires_grad else None
-        layers.append(_watched(path, module, fed, out, gradient, last=number == len(order) - 1))
+    layers = [one.watched(last=one is seen[-1]) for one in seen]
     unmoved = [
         name
-        for (name, p), g in zip(
-            [(n, p) for n, p in twin.named_parameters() if p.requires_grad],
-            gradients[len(outputs) :],
-            strict=True,
-        )
-        if g is None or not bool(g.any())
+        for (name, _), gradient in zip(learning, gradients, strict=True)
+        if gradient is None or not bool(gradient.any())
     ]
-    faults = _faults(layers, answer)
-    return Signal(tuple(layers), tuple(faults), tuple(_remarks(twin, unmoved)))
+    return Signal(tuple(layers), tuple(_faults(layers, answer)), tuple(_remarks(twin, unmoved)))
+
+
+class _Seen:
+    """What is known of a layer; nothing of its tensors is held, so that they die as in training."""
+
+    def __init__(self, path: str, module: nn.Module, fed: torch.Tensor, out: torch.Tensor) -> None:
+        self._path, self._kind = path, type(module).__name__
+        values = out.detach().float()
+        features = F.normalize(fed.detach().float().flatten(1), dim=1)
+        count = len(features)
+        self._alike = (features.sum(0).square().sum() - count) / max(count * (count - 1), 1)
+        channel = 1 if values.ndim != 3 else 2
+        others = [d for d in range(values.ndim) if d != channel]
+        self._mean, self._deviation = values.mean(), values.std()
+        self._zero = values.abs().amax(others) == 0
+        self._not_positive = values.amax(others) <= 0
+        self._gradient = torch.zeros(2)
+        if out.requires_grad:
+            out.register_hook(self._take)
+
+    def _take(self, gradient: torch.Tensor) -> None:
+        gradient = gradient.detach().float()
+        self._gradient = torch.stack([gradient.mean(), gradient.square().mean().sqrt()])
+
+    def watched(self, last: bool) -> Watched:
+        """All of it; the last layer has no activation after it."""
+        dead = self._zero if last else self._not_positive
+        mean, size = self._gradient.tolist()
+        return Watched(
+            self._path, self._kind, float(self._mean), float(self._deviation),
+            float(dead.float().mean()), float(self._alike), mean, size,
+        )  # fmt: skip
 
 
 def _line(layer: Watched) -> tuple[str, str, str, str, str, str, str]:
@@ -131,29 +160,6 @@ def _line(layer: Watched) -> tuple[str, str, str, str, str, str, str]:
         f"{layer.path} {layer.kind}", f"{layer.mean:+.2e}", f"{layer.deviation:.2e}",
         f"{layer.dead:.0%}", f"{layer.alike:.2f}", f"{layer.gradient_mean:+.1e}",
         f"{layer.gradient:.1e}",
-    )  # fmt: skip
-
-
-def _watched(
-    path: str,
-    module: nn.Module,
-    fed: torch.Tensor,
-    out: torch.Tensor,
-    gradient: torch.Tensor | None,
-    last: bool,
-) -> Watched:
-    values = out.detach().float()
-    features = F.normalize(fed.detach().float().flatten(1), dim=1)
-    count = len(features)
-    alike = (features.sum(0).square().sum() - count) / max(count * (count - 1), 1)
-    channel = 1 if values.ndim != 3 else 2
-    others = [d for d in range(values.ndim) if d != channel]
-    reach = values if last else values.clamp_min(0)
-    dead = (reach.abs().amax(others) == 0).float().mean()
-    grad = torch.zeros(1) if gradient is None else gradient.detach().float()
-    return Watched(
-        path, type(module).__name__, float(values.mean()), float(values.std()), float(dead),
-        float(alike), float(grad.mean()), float(grad.square().mean().sqrt()),
     )  # fmt: skip
 
 
@@ -225,10 +231,6 @@ def _loss(answer: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
     # A fixed mixture without a pattern that the network could share: the digits of the sine.
     mixture = torch.linspace(0, 1e4, answer.numel(), device=answer.device).sin_()
     return (answer * mixture.reshape(answer.shape).to(answer.dtype)).sum() / len(answer)
-
-
-def _learn(model: nn.Module) -> list[nn.Parameter]:
-    return [p for p in model.parameters() if p.requires_grad]
 
 
 def _plot(seen: Signal, width: int, height: int) -> str:

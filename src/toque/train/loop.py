@@ -142,7 +142,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(now.state_dict(), 0, None)
         batches = Rewindable(
-            lambda start: parts.train_batches(run, splits, start, total_images, world),
+            lambda start: parts.train_batches(run, splits, start, total_images, world, device),
             now.images_seen,
         )
         end.enter_context(contextlib.closing(batches))

@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Generator
 
+import torch
 from torch import nn
 
 from toque import data
@@ -22,6 +23,8 @@ from toque.train.steps.mixing import Mixing
 from toque.train.steps.precision import Precision
 from toque.train.steps.predicting import Example, Prediction
 from toque.train.steps.step import Step
+
+HOST = torch.device("cpu")
 
 
 def total_images(run: Run, splits: Splits) -> int:
@@ -101,11 +104,13 @@ def train_batches(
     start_images: int,
     stop_images: int,
     world: World,
+    device: torch.device = HOST,
 ) -> Generator[Batch]:
-    """This rank's part of the batches from one count of images seen to another.
+    """This rank's part of the batches from one count of images seen to another, on its device.
 
     Their size is that of the phase that each batch begins in (see resizing.py).
     """
+    upload = prepare.upload(device, prepare.augments_there(run, device))
     for start, stop, size_px in resizing.stretches(
         run, len(splits.train), start_images, stop_images
     ):
@@ -122,6 +127,7 @@ def train_batches(
             sampling=prepare.sampling_of(run),
             rank=world.rank,
             ranks=world.size,
+            upload=upload,
         )
         with contextlib.closing(batches):
             yield from batches

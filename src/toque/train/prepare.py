@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,18 @@ def notes(run: Run, splits: Splits) -> tuple[str, ...]:
         f"of them {run.batch_size / count:.2g} times. A batch_size of {count} or less learns more "
         "from an epoch.",
     )
+
+
+def upload(device: torch.device, augments: bool = False) -> data.Upload | None:
+    """What brings batches to a GPU while the one before is used there; None on a CPU."""
+    return data.Upload(device, augments) if device.type == "cuda" else None
+
+
+def augments_there(run: Run, device: torch.device) -> bool:
+    """Whether training images are augmented on the device that trains, from their bytes."""
+    if device.type != "cuda" or run.augment_on == "host":
+        return False
+    return run.augment_on == "device" or find_spec("triton") is not None
 
 
 def record(splits: Splits, fingerprint: environment.Fingerprint) -> dict[str, Any]:

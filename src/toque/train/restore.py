@@ -88,8 +88,9 @@ def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "a
     trained = load_model(path, device=str(chosen))
     source = images_of(trained, data_path)
     batches = data.evaluation_batches(
-        source, trained.pipeline, batch_size=trained.run.batch_size, threads=environment.num_cores()
-    )
+        source, trained.pipeline, batch_size=trained.run.batch_size,
+        threads=environment.num_cores(), upload=prepare.upload(chosen),
+    )  # fmt: skip
     loss = trained.task.loss(trained.task.loss_name, 0.0)
     return measure(trained.model, batches, trained.task, loss, chosen)
 

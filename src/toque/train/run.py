@@ -78,6 +78,9 @@ class Run(Section):
     augment: str | None = Field(
         None, description="imagenet, light, cifar or none: see toque.augment.preset"
     )
+    augment_on: Literal["auto", "host", "device"] = Field(
+        "auto", description="on a GPU: augment there, or in threads of the host; auto: there"
+    )
     channels_last: bool = Field(
         True, description="memory format of images and weights; the faster one for convolutions"
     )

@@ -6,6 +6,7 @@ from torch import nn
 
 from toque import data
 from toque.data import Pipeline, Splits
+from toque.train import prepare
 from toque.train.distributed import World, preparing
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.run import Run
@@ -37,6 +38,8 @@ class Validation:
         self._loss = loss
         self._precision = precision
         self._world = world
+        # Their pixels are the host's, as `toque predict` and exported models make them.
+        self._upload = prepare.upload(precision.device)
         size = run.image_size or 1
         self._image_shape = (splits.channels, size, size)
 
@@ -51,6 +54,7 @@ class Validation:
             workers=run.workers,
             rank=world.rank,
             ranks=world.size,
+            upload=self._upload,
         )
         world.share(model, "the running statistics", parameters=False)
         lockstep = preparing.lockstep(run, world, model, len(splits.val), self._image_shape)

@@ -249,7 +249,7 @@ def subject_of(
     if isinstance(target, nn.Module):
         key = random.Key(2, 0, [0])
         for name, parameter in target.named_parameters():
-            moved = parameter.detach().double()
+            moved = parameter.detach().double().cpu()
             noise = key.uniform(name, moved.numel()).reshape(moved.shape).double()
             moved = (moved * (1 + 0.2 * noise) + 0.05 * noise).to(parameter.dtype)
             slots.append(Slot(name, True, parameter.requires_grad))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -30,8 +31,16 @@ def fingerprint(device: torch.device) -> Fingerprint:
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = str(torch.version.cuda)
         found["cudnn"] = str(torch.backends.cudnn.version())  # type: ignore[no-untyped-call]
+        found["triton"] = _version_of("triton")  # its kernels augment the images there
         found["tf32"] = str(torch.backends.cuda.matmul.allow_tf32)
     return found
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def differences(before: Fingerprint, now: Fingerprint) -> list[str]:

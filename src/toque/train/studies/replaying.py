@@ -144,7 +144,9 @@ def replay(
     with contextlib.ExitStack() as end:
         end.enter_context(precision.in_force())
         end.enter_context(preparing.steady_threads(run, device))
-        batches = parts.train_batches(run, splits, images_seen, start + run.batch_size, world)
+        batches = parts.train_batches(
+            run, splits, images_seen, start + run.batch_size, world, device
+        )
         end.enter_context(contextlib.closing(batches))
         for batch in batches:
             watch = None
@@ -170,7 +172,7 @@ def replay(
         names=tuple(splits.train.name(int(index)) for index in batch.indices),
         indices=batch.indices,
         epoch=batch.epoch,
-        targets=batch.targets,
+        targets=batch.targets.cpu(),
         outputs=outcome.outputs,
         losses=losses,
         classes=splits.classes,

@@ -37,7 +37,9 @@ class Trial:
     _world: World = field(repr=False)
 
     def batches(self, start_images: int, stop_images: int) -> Generator[Batch]:
-        return parts.train_batches(self.run, self.splits, start_images, stop_images, self._world)
+        return parts.train_batches(
+            self.run, self.splits, start_images, stop_images, self._world, self.device
+        )
 
 
 @contextlib.contextmanager
