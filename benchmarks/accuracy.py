@@ -3,6 +3,8 @@
     python benchmarks/accuracy.py fashion DATA/fashion-mnist --goal 0.94 [--epochs 20] [--record]
     python benchmarks/accuracy.py cifar DATA/cifar10_train_jpeg.npz --goal 0.90 [--epochs 20]
 
+On a GPU where there is one (bfloat16 for all), else on the CPU.
+
 fashion: the four idx.gz files, 60,000 + 10,000 images. cifar: an npz with `header` (that all JPEGs
 share), `scans` (the rest, one after the other), `offsets` and `labels`; the last 10 % validate. Same
 network, batch, optimiser, peak rate, warm-up with a linear fall, and augmentation (a shift and a flip,
@@ -34,6 +36,8 @@ from torch import nn
 
 import toque
 from toque import data, models, random
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fashion(folder: Path) -> tuple[data.ArraySource, data.ArraySource]:
@@ -109,14 +113,14 @@ def peer_parts(train, val, options):
     )
     random.seed_torch(0, "init")
     model = models.create("resnet10_small", num_classes=10, in_channels=channels)
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(DEVICE, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         models.parameters.groups(model, weight_decay=5e-4), lr=options.rate, momentum=0.9,
         nesterov=True,
     )  # fmt: skip
     loader = torch.utils.data.DataLoader(
         Images(train, augmented), 128, shuffle=True, drop_last=True,
-        num_workers=os.cpu_count() or 1, persistent_workers=True,
+        num_workers=os.cpu_count() or 1, persistent_workers=True, pin_memory=DEVICE.type == "cuda",
     )  # fmt: skip
     validation = torch.utils.data.DataLoader(Images(val, v2.Compose(normalise)), 256)
     total = options.epochs * len(loader)
@@ -127,8 +131,12 @@ def peer_parts(train, val, options):
     return model, optimizer, share, loader, validation
 
 
-def channels_last(x: torch.Tensor) -> torch.Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+def placed(x: torch.Tensor) -> torch.Tensor:
+    return x.to(DEVICE, non_blocking=True).contiguous(memory_format=torch.channels_last)
+
+
+def half() -> torch.autocast:
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=DEVICE.type == "cuda")
 
 
 def by_loop(train, val, options) -> list[tuple[float, float]]:
@@ -141,13 +149,17 @@ def by_loop(train, val, options) -> list[tuple[float, float]]:
             for group in optimizer.param_groups:
                 group["lr"] = options.rate * share(step)
             optimizer.zero_grad(set_to_none=True)
-            outputs = model(channels_last(x))
-            nn.functional.cross_entropy(outputs, y, label_smoothing=0.1).backward()
+            y = y.to(DEVICE, non_blocking=True)
+            with half():
+                loss = nn.functional.cross_entropy(model(placed(x)), y, label_smoothing=0.1)
+            loss.backward()
             optimizer.step()
             step += 1
         model.eval()
-        with torch.no_grad():
-            right = sum(int((model(channels_last(x)).argmax(1) == y).sum()) for x, y in validation)
+        with torch.no_grad(), half():
+            right = sum(
+                int((model(placed(x)).argmax(1) == y.to(DEVICE)).sum()) for x, y in validation
+            )
         found.append((time.monotonic() - began, right / len(val)))
         print(f"  {found[-1][0]:.0f} s  accuracy {100 * found[-1][1]:.2f} %", flush=True)
     return found
@@ -168,13 +180,13 @@ def by_lightning(train, val, options) -> list[tuple[float, float]]:
             self.network, self.right = network, 0
 
         def training_step(self, batch, index):
-            outputs = self.network(channels_last(batch[0]))
+            outputs = self.network(placed(batch[0]))
             loss = nn.functional.cross_entropy(outputs, batch[1], label_smoothing=0.1)
             self.log("train_loss", loss)
             return loss
 
         def validation_step(self, batch, index):
-            self.right += int((self.network(channels_last(batch[0])).argmax(1) == batch[1]).sum())
+            self.right += int((self.network(placed(batch[0])).argmax(1) == batch[1]).sum())
 
         def on_validation_epoch_end(self):
             found.append((time.monotonic() - began, self.right / len(val)))
@@ -187,7 +199,8 @@ def by_lightning(train, val, options) -> list[tuple[float, float]]:
 
     with tempfile.TemporaryDirectory() as folder:
         lightning.Trainer(
-            max_epochs=options.epochs, accelerator="cpu", default_root_dir=folder,
+            max_epochs=options.epochs, accelerator=DEVICE.type, devices=1, default_root_dir=folder,
+            precision="bf16-mixed" if DEVICE.type == "cuda" else "32-true",
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         ).fit(Module(), loader, validation)  # fmt: skip
     return found
@@ -236,9 +249,10 @@ def main() -> None:
     if options.record:
         from record import append
 
+        where = f"{torch.cuda.get_device_name()}, " if DEVICE.type == "cuda" else ""
         append(
             "Seconds to an accuracy",
-            f"{options.kind}, {len(train)} images, {options.epochs} epochs, one seed each, one "
+            f"{where}{options.kind}, {len(train)} images, {options.epochs} epochs, one seed each, one "
             f"after the other: {'; '.join(said)}",
         )
 

@@ -294,6 +294,18 @@ def two_threads(rounds: int) -> str:
     return f"two threads over one, (ii), n = {rounds}: {', '.join(found)}"
 
 
+def kernel_seconds(call: Callable[[], object]) -> float:
+    """Of the device's own work in one call."""
+    call()
+    torch.cuda.synchronize()
+    activities = [torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=activities) as profile:
+        for _ in range(10):
+            call()
+        torch.cuda.synchronize()
+    return sum(event.self_device_time_total for event in profile.key_averages()) / 10 / 1e6
+
+
 def on_gpu(which: str, rounds: int) -> str:
     """Images a second on the device: toque, and the peers that are installed."""
     number, size, result = 256, 256, 224
@@ -333,6 +345,7 @@ def on_gpu(which: str, rounds: int) -> str:
         except ImportError as missing:
             print(f"({side.__name__} is left out: {missing})")
     slow = ("per sample", "reference", "kornia", "one draw")
+    kernels = {name: kernel_seconds(call) for name, call in alone.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     device: dict[str, list[float]] = {name: [] for name in alone}
     with torch.cuda.device(images.device):
@@ -355,7 +368,11 @@ def on_gpu(which: str, rounds: int) -> str:
             written = 3 * result**2 * (2 if "bfloat16" in name else 4)
             traffic = number * (written + 3 * result**2)
             per_pass = statistics.median(device[name])
-            row += f" [tables and pass {number / per_pass:,.0f}, {traffic / bandwidth / per_pass:.0%} of the roofline]"
+            pure = kernels[name]
+            row += (
+                f" [tables and pass {number / per_pass:,.0f}; kernels alone {number / pure:,.0f}, "
+                f"{traffic / bandwidth / pure:.0%} of the roofline]"
+            )
         rows.append(row)
     return f"{which}: images a second, {size} -> {result}, batch {number}, n = {rounds}, copy {bandwidth / 1e12:.2f} TB/s: {'; '.join(rows)}"
 

@@ -158,7 +158,8 @@ class _Pass:
         self._block_images = batches_in_block * batch_size
         self._chunk_images = -(-_CHUNK_IMAGES // self._block_images) * self._block_images
         share = min(_SLICE_IMAGES, -(-batch_size // max(1, threads)))
-        self._slice_images = share if batches_in_block == 1 else self._block_images
+        whole = batches_in_block > 1 or (source.in_memory and work.stages)
+        self._slice_images = self._block_images if whole else share
 
     def _batches_in_block(self) -> int:
         image, pipeline = self._work.source.read(0), self._work.pipeline

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from toque.data.batch import Pipeline, Reducing
@@ -97,14 +98,17 @@ class Upload:
         values = torch.empty(
             sum(row.numel() for row, _ in rows), dtype=images[0].dtype, pin_memory=self._locks_pages
         )
-        torch.cat([row for row, _ in rows], out=values)
+        start = 0
+        for row, _ in rows:
+            _copy(row, values[start : start + len(row)])
+            start += len(row)
         shapes = [(image.shape, last) for image, (_, last) in zip(images, rows, strict=True)]
         return Staged(values, shapes, sizes)
 
     def augment(
         self, staged: Sequence[Staged], pipeline: Pipeline, parameters: Any, targets: torch.Tensor
     ) -> Arriving:
-        """Copy the sources and queue the pipeline's pass, over all of them unless they are large."""
+        """Copy the sources and queue the pipeline's pass, over all of them if it can."""
         made, done = [], 0
         with self._queued():
             for group in _groups(staged):
@@ -131,7 +135,11 @@ class Upload:
         return self._locked(tensor).to(self.device, non_blocking=True)
 
     def _locked(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.pin_memory() if self._locks_pages else tensor
+        if not self._locks_pages:
+            return tensor
+        locked = torch.empty_like(tensor, pin_memory=True)
+        _copy(tensor, locked)
+        return locked
 
     @contextlib.contextmanager
     def _queued(self) -> Iterator[None]:
@@ -148,6 +156,14 @@ def _as_it_lies(image: torch.Tensor) -> tuple[torch.Tensor, bool]:
     if last.is_contiguous() and not image.is_contiguous():
         return last.reshape(-1), True
     return image.reshape(-1), False
+
+
+def _copy(source: torch.Tensor, target: torch.Tensor) -> None:
+    """One thread's copy: torch would wake all its own threads, for each of those that call this."""
+    if source.is_contiguous() and target.is_contiguous():
+        np.copyto(target.view(torch.uint8).numpy(), source.view(torch.uint8).numpy())
+    else:
+        target.copy_(source)
 
 
 def _groups(staged: Sequence[Staged]) -> Iterator[list[Staged]]:

@@ -139,7 +139,7 @@ class _Seen:
         self._not_positive = values.amax(others) <= 0
         self._gradient = torch.zeros(2)
         if out.requires_grad:
-            out.register_hook(self._take)
+            out.register_hook(self._take)  # type: ignore[no-untyped-call]
 
     def _take(self, gradient: torch.Tensor) -> None:
         gradient = gradient.detach().float()

@@ -21,7 +21,8 @@ from toque.random import Key
 from toque.train.run import Run
 from toque.train.run_folder.folder import SIGNAL
 
-_IMAGES = 16  # enough for the similarity of different images; a fraction of one step's work
+# Enough for the similarity of different images; a fraction of one step's work.
+_IMAGES, _FEWEST = 16, 8
 
 
 def write(
@@ -32,15 +33,18 @@ def write(
     network: nn.Module,
     device: torch.device,
     warn: Callable[[str], None],
+    at_a_time: int | None = None,
 ) -> None:
     """Look at the signal in a copy of the network with the run's first images, and keep it.
 
-    A model that cannot be looked at (an output that is no tensor, say) is trained all the same.
+    With no more of them than go through the model `at_a_time`, so that it fits where a step does. A
+    model that cannot be looked at (an output that is no tensor, say) is trained all the same.
     """
     if (folder / SIGNAL).exists():
         return
     size = len(source)
-    indices = random.permutation(run.seed, 0, size, 0, min(_IMAGES, size))
+    few = min(_IMAGES, max(_FEWEST, at_a_time or _IMAGES), size)
+    indices = random.permutation(run.seed, 0, size, 0, few)
     images = [source.read(int(index)) for index in indices]
     batch = pipeline(images, key=Key(run.seed, 0, indices)) if pipeline else torch.stack(images)
     try:

@@ -136,8 +136,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         end.enter_context(saver)
         if fresh and world.size == 1:
             first_signal.write(
-                out.path, run, splits.train, training_pipeline, network, device, warn
-            )
+                out.path, run, splits.train, training_pipeline, network, device, warn,
+                at_a_time=step.micro_batch,
+            )  # fmt: skip
         if fresh and isinstance(own.model, nn.Module):
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(now.state_dict(), 0, None)

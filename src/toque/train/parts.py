@@ -94,7 +94,8 @@ def _plan(
     shards = run.distributed.virtual_shards or world.size
     num_images = -(-run.batch_size // shards)
     example = Example(batch.images, batch.targets)
-    prediction = Prediction(network, run, precision.name, loss, example, num_images)
+    waiting = 1 if precision.device.type == "cuda" else 0
+    prediction = Prediction(network, run, precision.name, loss, example, num_images, waiting)
     return memory.plan(prediction, run, network, num_images)
 
 

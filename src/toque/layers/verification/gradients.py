@@ -309,7 +309,7 @@ def _differences(
         left, right = (middle - low) / step, (high - middle) / step
         kinked = abs(right - left) > 0.01 * max(abs(left), abs(right)) + 1e-3 * abs(middle)
         made.append(math.nan if kinked or not math.isfinite(slope) else slope)
-    return torch.tensor(made, dtype=torch.float64)
+    return torch.tensor(made, dtype=torch.float64, device=values[position].device)
 
 
 def _with(values: list[Tensor], position: int, index: int, number: float) -> list[Tensor]:

@@ -81,10 +81,11 @@ def odd_sizes(subject: Subject) -> str:
 
 def _repeated(tensor: Tensor, batch: int, side: int | None) -> Tensor:
     """Rows (and pixels) repeated to a batch of another size; repeated rows are not quite equal."""
-    rows = torch.arange(batch) % max(tensor.shape[0], 1)
+    rows = torch.arange(batch, device=tensor.device) % max(tensor.shape[0], 1)
     made = tensor[rows]
     if made.is_floating_point():
-        made = made * (1 + 0.1 * torch.arange(batch).view(-1, *[1] * (made.dim() - 1)))
+        each = torch.arange(batch, device=tensor.device).view(-1, *[1] * (made.dim() - 1))
+        made = made * (1 + 0.1 * each)
     if side is not None and made.dim() >= 4:
         made = made[..., torch.arange(side) % made.shape[-2], :]
         made = made[..., torch.arange(side - 2) % made.shape[-1]]

@@ -78,7 +78,8 @@ def func_gradient(subject: Subject) -> str:
 
 
 def _weighted(output: Tensor) -> Tensor:
-    weights = torch.linspace(0.5, 1.5, max(output.numel(), 1), dtype=output.dtype)
+    count = max(output.numel(), 1)
+    weights = torch.linspace(0.5, 1.5, count, dtype=output.dtype, device=output.device)
     return (torch.sin(output) * weights[: output.numel()].reshape(output.shape)).sum()
 
 

@@ -2,8 +2,8 @@
 
 Everything that a step keeps is made as the run makes it (its optimisers, its average, the copies of
 its statistics, its loss, its precision) on tensors that have shapes and lifetimes but no bytes.
-What is not seen: what a kernel takes for itself and gives back, the images that wait to be trained
-on, Python and PyTorch themselves.
+What is not seen: what a kernel takes for itself and gives back, the images that wait in the host's
+memory to be trained on, Python and PyTorch themselves.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Prediction:
              loss: (outputs, targets) -> mean
              example: two images as the run will see them
              num_images: of this rank in a step
+             waiting: batches that lie on the device beside the one that is trained on
     Raises:  (peak) whatever the network raises on fake tensors
     """
 
@@ -74,8 +75,10 @@ class Prediction:
         loss: Loss,
         example: Example,
         num_images: int,
+        waiting: int = 0,
     ) -> None:
         self._network, self._run, self._loss = network, run, loss
+        self._waiting = waiting
         self._half = _HALF.get(precision)
         self._example, self._num_images = example, num_images
         self._exact = cache(self._simulated)
@@ -122,6 +125,7 @@ class Prediction:
             if ascent is not None:
                 kept.append(Statistics(network))
             batch = self._example.of(self._num_images)
+            kept += [self._example.of(self._num_images) for _ in range(self._waiting)]
             self._differentiate(network, batch, images, offload)
             if ascent is not None:
                 with ascent.climbed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -66,13 +67,16 @@ class Regression(Task):
 
     def loss(self, name: str, smoothing: float) -> Loss:
         measured = losses.create(name, label_smoothing=smoothing)
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+
+        @functools.cache
+        def scale(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.tensor(self.mean, device=device), torch.tensor(self.std, device=device)
 
         def standardised(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             outputs = outputs.reshape(targets.shape) if outputs.ndim == 1 else outputs
             check_rows(self.name, outputs, targets)
-            at = targets.device
-            value: torch.Tensor = measured(outputs, (targets - mean.to(at)) / std.to(at))
+            mean, std = scale(targets.device)
+            value: torch.Tensor = measured(outputs, (targets - mean) / std)
             return value
 
         return standardised
