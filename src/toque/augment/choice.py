@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.augment.flip import probability
+from toque.augment.arguments import check_probability
 from toque.augment.plan import Transform
 from toque.augment.transform import Draw, Filter, Floats, Geometric, Integers, Pointwise
 from toque.random import Key
@@ -103,7 +103,7 @@ class RandomApply(Filter):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        probability("RandomApply", self.p)
+        check_probability("RandomApply", self.p)
         _check("RandomApply", self.transforms)
 
     @property

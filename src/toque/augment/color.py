@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.augment.flip import probability
+from toque.augment.arguments import check_gray_or_rgb, check_probability
 from toque.augment.transform import Draw, Floats, Integers, Pointwise
 from toque.random import Key
 
@@ -123,7 +123,7 @@ class ColorJitter(Pointwise):
         return codes[order], np.take_along_axis(draw["factor"].numpy(), order, axis=1)
 
     def check_channels(self, channels: int) -> None:
-        _gray_or_rgb("ColorJitter", channels)
+        check_gray_or_rgb("ColorJitter", channels)
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         codes, factors = self.operations(draw)
@@ -135,14 +135,6 @@ class ColorJitter(Pointwise):
         )
 
 
-def _gray_or_rgb(where: str, channels: int) -> None:
-    if channels not in (1, 3):
-        raise checks.invalid(
-            where, "images", "gray or RGB (1 or 3 channels)", f"{channels} channels",
-            "Leave this transform out for such images.",
-        )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class RandomGrayscale(Pointwise):
     """All colours replaced by their gray, with probability p; the number of channels stays."""
@@ -150,7 +142,7 @@ class RandomGrayscale(Pointwise):
     p: float = 0.1
 
     def __post_init__(self) -> None:
-        probability("RandomGrayscale", self.p)
+        check_probability("RandomGrayscale", self.p)
 
     @property
     def num_numbers(self) -> int:
@@ -163,7 +155,7 @@ class RandomGrayscale(Pointwise):
         return _some(draw["gray"], Operation.GRAYSCALE, 0.0)
 
     def check_channels(self, channels: int) -> None:
-        _gray_or_rgb("RandomGrayscale", channels)
+        check_gray_or_rgb("RandomGrayscale", channels)
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "gray" if draw["gray"][image] else ""
@@ -176,7 +168,7 @@ class RandomInvert(Pointwise):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        probability("RandomInvert", self.p)
+        check_probability("RandomInvert", self.p)
 
     @property
     def num_numbers(self) -> int:
@@ -204,7 +196,7 @@ class RandomPosterize(Pointwise):
     has_matrix: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        probability("RandomPosterize", self.p)
+        check_probability("RandomPosterize", self.p)
         if not 0 <= self.bits <= 8:
             raise checks.invalid("RandomPosterize", "bits", "in 0 .. 8", self.bits, "Give 4.")
 
@@ -234,7 +226,7 @@ class RandomSolarize(Pointwise):
     has_matrix: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        probability("RandomSolarize", self.p)
+        check_probability("RandomSolarize", self.p)
         if not 0 <= self.threshold <= 255:
             raise checks.invalid(
                 "RandomSolarize", "threshold", "in 0 .. 255", self.threshold, "Give 128."

@@ -1,4 +1,4 @@
-"""Crops, resizes, flips and padding: everything that keeps the axes.
+"""Crops, resizes and padding: what keeps the axes, and is no flip.
 
 Shape letters: B images, H W image height and width.
 """
@@ -26,12 +26,9 @@ def _pair(where: str, argument: str, value: int | Sequence[int]) -> tuple[int, i
     numbers = [value] if isinstance(value, int) else list(value)
     if len(numbers) not in (1, 2) or any(not isinstance(n, int) or n < 1 for n in numbers):
         raise checks.invalid(
-            where,
-            argument,
-            "a whole number >= 1 or (height, width)",
-            value,
+            where, argument, "a whole number >= 1 or (height, width)", value,
             "Give a size in pixels.",
-        )
+        )  # fmt: skip
     return numbers[0], numbers[-1]
 
 

@@ -14,7 +14,7 @@ import torch
 
 from toque import checks
 from toque.augment import noise
-from toque.augment.flip import probability
+from toque.augment.arguments import check_probability
 from toque.augment.transform import Draw, Erasing, Floats, Integers
 from toque.random import Key
 
@@ -39,7 +39,7 @@ class RandomErasing(Erasing):
     value: float | Sequence[float] | str = 0.0
 
     def __post_init__(self) -> None:
-        probability("RandomErasing", self.p)
+        check_probability("RandomErasing", self.p)
         if not 0 <= self.scale[0] <= self.scale[1] <= 1:
             raise checks.invalid(
                 "RandomErasing", "scale", "(low, high) in 0 .. 1", self.scale, "Give (0.02, 0.33)."
@@ -113,7 +113,7 @@ class Cutout(Erasing):
     p: float = 1.0
 
     def __post_init__(self) -> None:
-        probability("Cutout", self.p)
+        check_probability("Cutout", self.p)
         if self.size < 1:
             raise checks.invalid("Cutout", "size", ">= 1", self.size, "Give a side in pixels.")
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from toque import checks
 from toque.augment import noise
-from toque.augment.flip import probability
+from toque.augment.arguments import check_probability
 from toque.augment.transform import Draw, Filter, Floats
 from toque.random import Key
 
@@ -107,7 +107,7 @@ class RandomAdjustSharpness(Filter):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        probability("RandomAdjustSharpness", self.p)
+        check_probability("RandomAdjustSharpness", self.p)
         if not 0 <= self.sharpness_factor < math.inf:
             raise checks.invalid(
                 "RandomAdjustSharpness", "sharpness_factor", ">= 0", self.sharpness_factor,
@@ -136,7 +136,7 @@ class RandomAutocontrast(Filter):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        probability("RandomAutocontrast", self.p)
+        check_probability("RandomAutocontrast", self.p)
 
     @property
     def num_numbers(self) -> int:
@@ -159,7 +159,7 @@ class RandomEqualize(Filter):
     p: float = 0.5
 
     def __post_init__(self) -> None:
-        probability("RandomEqualize", self.p)
+        check_probability("RandomEqualize", self.p)
 
     @property
     def num_numbers(self) -> int:

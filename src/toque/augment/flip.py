@@ -11,18 +11,10 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from toque import checks
+from toque.augment.arguments import check_probability
 from toque.augment.canvas import Canvas
 from toque.augment.transform import Draw, Floats, Geometric
 from toque.random import Key
-
-
-def probability(where: str, p: float) -> None:
-    """Raises ValueError unless p lies in [0, 1]."""
-    if not 0 <= p <= 1:
-        raise checks.invalid(
-            where, "p", "a probability in [0, 1]", p, "Give 0.5 for half the images."
-        )
 
 
 @dataclass(frozen=True)
@@ -33,7 +25,7 @@ class RandomHorizontalFlip(Geometric):
     is_flip: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        probability("RandomHorizontalFlip", self.p)
+        check_probability("RandomHorizontalFlip", self.p)
 
     @property
     def num_numbers(self) -> int:
@@ -57,7 +49,7 @@ class RandomVerticalFlip(Geometric):
     is_flip: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        probability("RandomVerticalFlip", self.p)
+        check_probability("RandomVerticalFlip", self.p)
 
     @property
     def num_numbers(self) -> int:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from toque import checks
 from toque.augment import canvas as canvases
 from toque.augment import filters, kernels
 from toque.augment.canvas import Canvas
@@ -218,20 +217,3 @@ def describe(draw: Draw, image: int) -> str:
     """The operations of one image in words."""
     pairs = zip(draw["operation"][image].tolist(), draw["strength"][image].tolist(), strict=True)
     return ", ".join(f"{OPERATIONS[number]} {strength:.2f}" for number, strength in pairs if number)
-
-
-def check(where: str, interpolation: object) -> None:
-    """Raises ValueError for an interpolation the operations do not have."""
-    if canvases.interpolation(where, interpolation) == "bicubic":
-        raise checks.invalid(
-            where, "interpolation", "nearest or bilinear", interpolation, "Use bilinear."
-        )
-
-
-def check_channels(where: str, channels: int) -> None:
-    """Raises ValueError for images that are neither gray nor RGB."""
-    if channels not in (1, 3):
-        raise checks.invalid(
-            where, "images", "gray or RGB (1 or 3 channels)", f"{channels} channels",
-            "Leave this transform out for such images.",
-        )  # fmt: skip

@@ -14,6 +14,7 @@ import torch
 
 from toque import checks
 from toque.augment import operations
+from toque.augment.arguments import check_gray_or_rgb, check_warp_interpolation
 from toque.augment.mix import beta
 from toque.augment.operations import OPERATIONS, Scale, posterize, strengths, usual_scale
 from toque.augment.transform import Draw, Filter, Floats
@@ -38,7 +39,7 @@ class RandAugment(Filter):
     fill: float | tuple[float, ...] = 0
 
     def __post_init__(self) -> None:
-        operations.check("RandAugment", self.interpolation)
+        check_warp_interpolation("RandAugment", self.interpolation)
         if self.num_ops < 1:
             raise checks.invalid("RandAugment", "num_ops", ">= 1", self.num_ops, "Give 2.")
         if not 0 <= self.magnitude < self.num_magnitude_bins or self.num_magnitude_bins < 2:
@@ -64,7 +65,7 @@ class RandAugment(Filter):
         return True
 
     def check_channels(self, channels: int) -> None:
-        operations.check_channels("RandAugment", channels)
+        check_gray_or_rgb("RandAugment", channels)
 
     def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         return operations.perform_all(images, draw, self.interpolation, self.fill)
@@ -86,7 +87,7 @@ class TrivialAugmentWide(Filter):
     fill: float | tuple[float, ...] = 0
 
     def __post_init__(self) -> None:
-        operations.check("TrivialAugmentWide", self.interpolation)
+        check_warp_interpolation("TrivialAugmentWide", self.interpolation)
         if self.num_magnitude_bins < 2:
             raise checks.invalid(
                 "TrivialAugmentWide", "num_magnitude_bins", ">= 2", self.num_magnitude_bins,
@@ -124,7 +125,7 @@ class TrivialAugmentWide(Filter):
         return True
 
     def check_channels(self, channels: int) -> None:
-        operations.check_channels("TrivialAugmentWide", channels)
+        check_gray_or_rgb("TrivialAugmentWide", channels)
 
     def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         return operations.perform_all(
@@ -149,7 +150,7 @@ class AutoAugment(Filter):
     fill: float | tuple[float, ...] = 0
 
     def __post_init__(self) -> None:
-        operations.check("AutoAugment", self.interpolation)
+        check_warp_interpolation("AutoAugment", self.interpolation)
         self._pairs()
 
     def _pairs(self) -> Sequence[Sequence[tuple[str, float, int | None]]]:
@@ -184,7 +185,7 @@ class AutoAugment(Filter):
         return True
 
     def check_channels(self, channels: int) -> None:
-        operations.check_channels("AutoAugment", channels)
+        check_gray_or_rgb("AutoAugment", channels)
 
     def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         return operations.perform_all(images, draw, self.interpolation, self.fill)
@@ -215,7 +216,7 @@ class AugMix(Filter):
     fill: float | tuple[float, ...] = 0
 
     def __post_init__(self) -> None:
-        operations.check("AugMix", self.interpolation)
+        check_warp_interpolation("AugMix", self.interpolation)
         if not 1 <= self.severity <= 10:
             raise checks.invalid("AugMix", "severity", "in 1 .. 10", self.severity, "Give 3.")
         if self.mixture_width < 1 or self.chain_depth == 0 or not self.alpha > 0:
@@ -272,7 +273,7 @@ class AugMix(Filter):
         return True
 
     def check_channels(self, channels: int) -> None:
-        operations.check_channels("AugMix", channels)
+        check_gray_or_rgb("AugMix", channels)
 
     def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         chosen_ops, amounts = draw["operation"].numpy(), draw["strength"].numpy()

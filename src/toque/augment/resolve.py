@@ -89,8 +89,8 @@ def as_floats(images: Images, kernel: str) -> torch.Tensor:
         if images.dtype == torch.float32 and images.is_contiguous():
             return images
         floats = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        start = Canvas.of(check_images(images)[0])
-        resolved = resolve(Pass(), Parameters(len(images), ()), start, images.shape[1])
+        nothing = Parameters(len(images), ())
+        resolved = resolve(Pass(), nothing, canvas_of(images), images.shape[1])
         kernels.run(images, resolved, floats, kernel)
         return floats
     sizes = {image.shape for image in images}

@@ -14,8 +14,8 @@ import torch
 
 from toque import checks
 from toque.augment import canvas as canvases
+from toque.augment.arguments import check_probability, check_warp_interpolation
 from toque.augment.canvas import Canvas, Counts, Kind, Matrices, Padding
-from toque.augment.flip import probability
 from toque.augment.transform import Draw, Floats, Geometric
 from toque.random import Key
 
@@ -38,17 +38,6 @@ def _interval(
             "Give (low, high).",
         )  # fmt: skip
     return numbers
-
-
-def _plain(where: str, given: object) -> None:
-    if canvases.interpolation(where, given) == "bicubic":
-        raise checks.invalid(
-            where,
-            "interpolation",
-            "nearest or bilinear",
-            given,
-            "Use bilinear; it is anti-aliased.",
-        )
 
 
 def _about(canvas: Canvas, linear: Matrices, center: Sequence[float] | None) -> Matrices:
@@ -86,7 +75,7 @@ class RandomRotation(Geometric):
 
     def __post_init__(self) -> None:
         _interval("RandomRotation", "degrees", self.degrees)
-        _plain("RandomRotation", self.interpolation)
+        check_warp_interpolation("RandomRotation", self.interpolation)
 
     @property
     def num_numbers(self) -> int:
@@ -161,7 +150,7 @@ class RandomAffine(Geometric):
 
     def __post_init__(self) -> None:
         _interval("RandomAffine", "degrees", self.degrees)
-        _plain("RandomAffine", self.interpolation)
+        check_warp_interpolation("RandomAffine", self.interpolation)
         self._shears()
         if self.translate is not None and not (
             len(self.translate) == 2 and all(0 <= part <= 1 for part in self.translate)
@@ -269,8 +258,8 @@ class RandomPerspective(Geometric):
     kind: ClassVar[Kind] = "warp"
 
     def __post_init__(self) -> None:
-        probability("RandomPerspective", self.p)
-        _plain("RandomPerspective", self.interpolation)
+        check_probability("RandomPerspective", self.p)
+        check_warp_interpolation("RandomPerspective", self.interpolation)
         if not 0 <= self.distortion_scale <= 1:
             raise checks.invalid(
                 "RandomPerspective", "distortion_scale", "in [0, 1]", self.distortion_scale,

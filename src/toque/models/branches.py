@@ -276,20 +276,14 @@ def _check_names(where: str, names: Sequence[str]) -> None:
     for position, name in enumerate(names):
         if name in names[:position]:
             raise checks.invalid(
-                where,
-                "names",
-                "each used once",
-                repr(name),
+                where, "names", "each used once", repr(name),
                 "Give the branches names of their own.",
-            )
+            )  # fmt: skip
         if not name.isidentifier() and not name.replace("x", "").isdigit():
             raise checks.invalid(
-                where,
-                "names",
-                "words without dots and blanks",
-                repr(name),
+                where, "names", "words without dots and blanks", repr(name),
                 "Name it like a variable.",
-            )
+            )  # fmt: skip
         if hasattr(nn.ModuleDict, name):
             raise checks.invalid(
                 where, "names", "other than the methods of a dict", repr(name), "Take another name."

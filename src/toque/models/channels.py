@@ -59,8 +59,7 @@ def together(model: nn.Module, input_shape: Sequence[int]) -> list[list[Place]]:
         if id(tensor) not in names:
             names[id(tensor)] = name
             labels.new(tensor)
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    images = torch.empty(*input_shape, device="meta", dtype=dtype)
+    images = shapes.empty_images(state, input_shape)
     with torch.no_grad(), mode(model, False), _Follow(labels):
         answer = functional_call(model, state, (images,))
     for tensor in tensors_in(answer):

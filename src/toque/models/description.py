@@ -17,6 +17,7 @@ from toque.layers.modes import mode
 from toque.layers.running import modules_running
 from toque.layers.tensors import tensors_in
 from toque.models import shapes
+from toque.models.columns import columns
 from toque.models.receptive import Following
 from toque.models.step_time import profile_step
 
@@ -79,14 +80,7 @@ class Description:
             )
             shares = (layer.share or 0.0, layer.backward_share or 0.0)
             lines.append((*line, *(f"{share:.1%}" for share in shares)) if timed else line)
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return "\n".join(columns(lines, left={0, 1}))
 
     def __str__(self) -> str:
         return self.text()
@@ -125,7 +119,8 @@ def _tree(model: nn.Module) -> dict[str, Layer]:
 
 
 def _follow_forward(model: nn.Module, shape: tuple[int, ...], layers: dict[str, Layer]) -> None:
-    state, images = _empty_inputs(model, shape, "meta")
+    state = shapes.meta_state(model)
+    images = shapes.empty_images(state, shape)
     following = Following([images])
 
     def leave(path: str, flops_before: int, output: Any) -> None:
@@ -152,7 +147,8 @@ def _follow_saved(model: nn.Module, shape: tuple[int, ...], layers: dict[str, La
     """
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
-        state, images = _empty_inputs(model, shape, "cpu")
+        state = shapes.meta_state(model, "cpu")
+        images = shapes.empty_images(state, shape, "cpu")
     known = {tensor.untyped_storage()._cdata for tensor in state.values()}
     kept = []  # keeps storages alive, so that their addresses stay theirs
 
@@ -183,14 +179,6 @@ def _measure(model: nn.Module, images: torch.Tensor, layers: dict[str, Layer]) -
     for path, layer in layers.items():
         layer.backward_share = took.backward_us.get(path, 0.0) / total
         layer.share = took.forward_us.get(path, 0.0) / total + layer.backward_share
-
-
-def _empty_inputs(
-    model: nn.Module, shape: tuple[int, ...], device: str
-) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    state = shapes.meta_state(model, device)
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    return state, torch.empty(*shape, device=device, dtype=dtype)
 
 
 def _pixels(size: float | None) -> str:

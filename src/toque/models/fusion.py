@@ -21,6 +21,7 @@ from toque.layers.tensors import tensors_in
 from toque.models import branches, convolution, shapes
 from toque.models.blocks import Residual
 from toque.models.convolution import CannotMerge, Convolution
+from toque.models.surgery import replace
 
 
 class Fused(NamedTuple):
@@ -174,8 +175,8 @@ class _Walk:
                 folded.bias = nn.Parameter((shift + bias).to(conv.weight.dtype))
             # timm's BatchNormAct2d carries the activation inside.
             rest = [m for m in (getattr(norm, n, None) for n in ("drop", "act")) if m is not None]
-            _set(model, paths[conv], folded)
-            _set(model, paths[norm], nn.Sequential(*rest) if rest else nn.Identity())
+            replace(model, paths[conv], folded)
+            replace(model, paths[norm], nn.Sequential(*rest) if rest else nn.Identity())
             self.steps.append(
                 FusionStep(paths[conv], True, f"{paths[norm]} folded into the convolution")
             )
@@ -289,11 +290,6 @@ def _plain(conv: nn.Conv2d) -> bool:
 def _kind(part: nn.Module) -> str:
     names = part.names if isinstance(part, branches.Parallel) else ("body", "shortcut")
     return f"{type(part).__name__} ({', '.join(names)})"
-
-
-def _set(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(model.get_submodule(parent), name, module)
 
 
 def _difference(before: Any, after: Any) -> float:

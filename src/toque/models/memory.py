@@ -86,8 +86,7 @@ def predict(
     weights = live.bytes
     with fake, live:
         made = _optimizer(optimizer, learn, foreach)
-        dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-        images = torch.empty(*input_shape, dtype=dtype)
+        images = shapes.empty_images(state, input_shape, "cpu")
         for _ in range(2):  # the optimiser's state exists from the second step on
             answer = functional_call(model, state, (images,))
             value = squares(answer) if loss is None else loss(answer)

@@ -5,7 +5,7 @@ Shape letters: B batch, C channels, H W height and width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,8 +79,7 @@ def output(module: nn.Module, *inputs: Sequence[int]) -> Any:
              torch.Size([1, 8, 30, 30])
     """
     state = meta_state(module)
-    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
-    images = tuple(torch.empty(*shape, device="meta", dtype=dtype) for shape in inputs)
+    images = tuple(empty_images(state, shape) for shape in inputs)
     with torch.no_grad():
         return functional_call(module, state, images)
 
@@ -104,6 +103,14 @@ def meta_state(module: nn.Module, device: str = "meta") -> dict[str, torch.Tenso
             twins[id(tensor)] = twin
         state[name] = twins[id(tensor)]
     return state
+
+
+def empty_images(
+    state: Mapping[str, torch.Tensor], shape: Sequence[int], device: str = "meta"
+) -> torch.Tensor:
+    """An empty batch for a model of this state, in the dtype of its weights."""
+    dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    return torch.empty(*shape, device=device, dtype=dtype)
 
 
 def check(model: nn.Module, *inputs: Sequence[int]) -> Any:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from toque.models.blocks import Residual
+from toque.models.columns import columns
 
 _WATCHED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.ConvTranspose2d)
 # Beyond these, networks of 20 layers trained badly or not at all (see the decisions).
@@ -57,18 +58,12 @@ class Signal:
         return not self.faults
 
     def __str__(self) -> str:
-        head = ("layer", "mean", "std", "dead", "alike", "grad mean", "grad rms")
-        lines = [head, *(_line(layer) for layer in self.layers)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        shown = [
-            "  ".join(
-                cell.rjust(width) if i else cell.ljust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
+        lines = [("layer", "mean", "std", "dead", "alike", "grad mean", "grad rms")]
+        lines += (_line(layer) for layer in self.layers)
         verdict = "verdict: good" if self.good else "verdict: bad: " + "; ".join(self.faults)
-        return "\n".join([*shown, verdict, *(f"remark: {remark}" for remark in self.remarks)])
+        return "\n".join(
+            [*columns(lines), verdict, *(f"remark: {remark}" for remark in self.remarks)]
+        )
 
     def svg(self, width_px: int = 640, height_px: int = 240) -> str:
         """The deviations of outputs and gradients over the layers, as a picture, on a log scale."""

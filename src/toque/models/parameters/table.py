@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from toque.models.columns import columns
 from toque.models.parameters.rules import Rule, Settings, settings
 
 
@@ -49,8 +50,7 @@ class Table:
         return tuple(row.name for row in self.rows if not row.settings.rules)
 
     def __str__(self) -> str:
-        head = ("parameter", "shape", "number", "lr x", "decay", "optimizer", "rule")
-        lines = [head]
+        lines = [("parameter", "shape", "number", "lr x", "decay", "optimizer", "rule")]
         for row in self.rows:
             given = row.settings
             last = str(self.rules[given.rules[-1]]) if given.rules else "-"
@@ -65,21 +65,12 @@ class Table:
                     last,
                 )
             )
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-        right = {2, 3, 4}
-        shown = [
-            "  ".join(
-                cell.rjust(width) if column in right else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
         learn = sum(row.number for row in self.rows if not row.settings.frozen)
         total = sum(row.number for row in self.rows)
         note = f"{total:,} parameters, {learn:,} learn"
         if self.rules and self.untouched:
             note += f"; no rule touched {len(self.untouched)} of {len(self.rows)} tensors"
-        return "\n".join([*shown, note])
+        return "\n".join([*columns(lines, left={0, 1, 5, 6}), note])
 
 
 def table(model: nn.Module, rules: Sequence[Rule] = (), *, weight_decay: float = 0.0) -> Table:
