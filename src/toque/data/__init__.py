@@ -1,6 +1,7 @@
 """Sources of images, and the loader that turns them into batches."""
 
 from toque.data.arrays import ArraySource
+from toque.data.asked import Columns
 from toque.data.batch import Batch, Pipeline
 from toque.data.checking import Finding, Findings, Item, check
 from toque.data.dataset import DatasetSource
@@ -19,7 +20,6 @@ from toque.data.sampling import Sampling
 from toque.data.scan import BadFile
 from toque.data.source import Source
 from toque.data.splits import Splits
-from toque.data.table import Columns
 from toque.data.upload import Upload
 
 __all__ = [

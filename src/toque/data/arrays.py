@@ -150,9 +150,8 @@ def _masks_of(
             "Give one mask for each image.",
         )  # fmt: skip
     if classes is None:
-        count = max((targets.largest_class(mask) for mask in masks), default=-1) + 1
-        classes = [str(number) for number in range(max(count, 2))]
+        classes = targets.numbered(max(map(targets.largest_class, masks), default=-1))
     for number, mask in enumerate(masks):
         image = images[number] if number == 0 else None  # arrays: all have the size of the first
         targets.check_mask("ArraySource", mask, image, len(classes), str(number))
-    return masks, Targets("segmentation", tuple(classes), np.empty((len(masks), 0), np.float32))
+    return masks, targets.of_masks(len(masks), classes)

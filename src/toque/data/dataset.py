@@ -108,8 +108,7 @@ class DatasetSource(Source):
             else:
                 rows.append(target)
         if kinds == {2}:
-            names = self._names or tuple(map(str, range(largest + 1)))
-            return Targets("segmentation", names, np.empty((len(self), 0), np.float32))
+            return targets.of_masks(len(self), self._names or targets.numbered(largest))
         values: np.ndarray = (
             np.stack([np.asarray(row) for row in rows]) if rows else np.empty(0, np.int64)
         )

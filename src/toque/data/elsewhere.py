@@ -8,52 +8,34 @@ from pathlib import Path, PurePosixPath
 
 from toque import checks
 from toque.data import folder, huggingface, layouts, stored, table
+from toque.data.asked import Asked, Columns
 from toque.data.files import Listed, splits_of
 from toque.data.packed.format import is_cache
 from toque.data.places import Folder, Remote, Shards
 from toque.data.splits import Splits
-from toque.data.table import Columns
 from toque.data.targets import Task
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MOST_SHARDS = 100_000
 
 
-def open_other(
-    data: str,
-    columns: Columns,
-    task: Task | None,
-    *,
-    seed: int,
-    val_fraction: float,
-    on_bad: str,
-    max_pixels: int,
-    channels: int | None,
-) -> Splits | None:
+def open_other(data: str, asked: Asked) -> Splits | None:
     """The splits of a table, arrays, shards, masks, a saved dataset, or anything behind a URL; None
     for what may be a folder of class folders, or is not there.
 
-    Args:   as for `open`
     Raises: as `open`
     """
     path = Path(data).expanduser()
     url = "://" in data
     if not url and path.is_file() and path.suffix.lower() in stored.SUFFIXES:
-        return stored.open_file(path, seed=seed, val_fraction=val_fraction, task=task)
+        return stored.open_file(path, asked)
     if not url and path.is_dir() and not is_cache(path):
         if huggingface.is_saved(path):
-            return huggingface.open_saved(
-                path, columns, seed=seed, val_fraction=val_fraction, task=task, channels=channels
-            )
+            return huggingface.open_saved(path, asked)
         if stored.has_arrays(path):
-            return stored.open_folder(path, seed=seed, val_fraction=val_fraction, task=task)
-    listed = _listed(data, path, url, columns, task)
-    if listed is None:
-        return None
-    return splits_of(
-        listed, seed=seed, val_fraction=val_fraction, on_bad=on_bad, channels=channels,
-        max_pixels=max_pixels,
-    )  # fmt: skip
+            return stored.open_folder(path, asked)
+    listed = _listed(data, path, url, asked.columns, asked.task)
+    return None if listed is None else splits_of(listed, asked)
 
 
 def _listed(data: str, path: Path, url: bool, columns: Columns, task: Task | None) -> Listed | None:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.data.decoding import MAX_PIXELS, UnreadableImage, unreadable
+from toque.data.asked import Asked
+from toque.data.decoding import MAX_PIXELS, UnreadableImage
 from toque.data.encoded import Encoded
 from toque.data.listing import some
 from toque.data.masks import decode_mask
@@ -23,7 +24,7 @@ from toque.data.places import Folder, Place
 from toque.data.scan import BadFile, say_bad, scan
 from toque.data.source import Source
 from toque.data.splits import Splits, draw_validation
-from toque.data.targets import IGNORE_INDEX, Targets, Task, check_mask, largest_class
+from toque.data.targets import IGNORE_INDEX, Targets, Task, check_mask, largest_class, numbered
 
 _SAMPLED = 16  # files that are looked at where a look at all would fetch them all
 
@@ -149,27 +150,19 @@ def _mask(listed: Listed, index: int, max_pixels: int) -> torch.Tensor:
     return mask
 
 
-def splits_of(
-    listed: Listed,
-    *,
-    seed: int,
-    val_fraction: float,
-    on_bad: str,
-    channels: int | None,
-    max_pixels: int = MAX_PIXELS,
-) -> Splits:
+def splits_of(listed: Listed, asked: Asked) -> Splits:
     """The training and validation part of listed files, after a look at them.
 
     Raises: ValueError: files that cannot be used (unless on_bad is "skip"), nothing left on a side
     """
-    listed, bad, gray = _looked(listed, on_bad, max_pixels)
-    if bad and on_bad == "raise":
+    listed, bad, gray = _looked(listed, asked.on_bad, asked.max_pixels)
+    if bad and asked.on_bad == "raise":
         raise say_bad(bad, len(listed.names) + len(bad))
-    kept = channels or (1 if gray else 3)
+    channels = asked.channels or (1 if gray else 3)
     if listed.parts is None:
         values = listed.targets.values
         classes = values if listed.targets.task == "classification" else np.zeros(len(values), int)
-        in_val = draw_validation(list(listed.names), classes, seed, val_fraction)
+        in_val = draw_validation(list(listed.names), classes, asked.seed, asked.val_fraction)
     else:
         in_val = np.array([part == "val" for part in listed.parts], dtype=bool)
     for side, rows in (("train", ~in_val), ("validate", in_val)):
@@ -178,16 +171,16 @@ def splits_of(
                 "data", listed.place.where, f"with images to {side} on", "none",
                 "Add images, or mark some for it.",
             )  # fmt: skip
-    whole = FilesSource(listed, kept, max_pixels)
+    whole = FilesSource(listed, channels, asked.max_pixels)
     train, val = (
-        FilesSource(listed.chosen(np.flatnonzero(rows)), kept, max_pixels)
+        FilesSource(listed.chosen(np.flatnonzero(rows)), channels, asked.max_pixels)
         for rows in (~in_val, in_val)
     )
     notes = listed.notes
     if bad:
         notes += (f"Files that cannot be used, left out: {some([str(b.path) for b in bad])}.",)
     drawn_from = whole if listed.parts is None else None
-    return Splits(train, val, listed.targets.names, tuple(bad), kept, notes, drawn_from)
+    return Splits(train, val, listed.targets.names, tuple(bad), channels, notes, drawn_from)
 
 
 def _looked(listed: Listed, on_bad: str, max_pixels: int) -> tuple[Listed, list[BadFile], bool]:
@@ -272,7 +265,7 @@ def _matched(
     if foreground:
         notes += ("The masks hold 0 and 255 alone: 255 is taken for class 1.",)
         names = names or ("background", "foreground")
-    names = names or tuple(map(str, range(max(largest + 1, 2))))
+    names = names or numbered(largest)
     if len(names) > IGNORE_INDEX:
         raise checks.invalid(
             "data", "the classes of masks", f"at most {IGNORE_INDEX}", len(names),
@@ -282,8 +275,3 @@ def _matched(
         listed, foreground=foreground, notes=notes, targets=replace(listed.targets, names=names)
     )
     return listed, [reason for reason, _, _ in found]
-
-
-def no_mask(image: str, where: str) -> UnreadableImage:
-    """The exception for an image without a mask."""
-    return unreadable(image, f"no mask of this name in {where}")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from toque import checks
+from toque.data.asked import Asked, Columns
 from toque.data.decoding import MAX_PIXELS, unreadable
 from toque.data.encoded import Encoded
 from toque.data.layouts import PARTS
@@ -17,8 +18,7 @@ from toque.data.masks import decode_mask
 from toque.data.own import own
 from toque.data.source import Source
 from toque.data.splits import Splits
-from toque.data.table import Columns
-from toque.data.targets import Targets, Task, check_mask, largest_class
+from toque.data.targets import Targets, Task, check_mask, largest_class, numbered, of_masks
 from toque.data.written import of_values
 
 _LABEL = ("label", "labels", "fine_label", "annotation", "mask", "target")
@@ -30,20 +30,12 @@ def is_saved(root: Path) -> bool:
     return one or (root / "dataset_dict.json").is_file()
 
 
-def open_saved(
-    root: Path,
-    columns: Columns,
-    *,
-    seed: int,
-    val_fraction: float,
-    task: Task | None,
-    channels: int | None = None,
-) -> Splits:
+def open_saved(root: Path, asked: Asked) -> Splits:
     """The splits of a saved dataset: its train, and its validation or test, or a draw.
 
-    Args:    columns: `path` and `label` name columns where these are not image and label
-    Raises:  ImportError: the package datasets is not installed
-             ValueError: no column of images or labels, an empty or damaged dataset
+    Args:   asked: its columns `path` and `label` name those that are not called image and label
+    Raises: ImportError: the package datasets is not installed
+            ValueError: no column of images or labels, an empty or damaged dataset
     """
     try:
         import datasets
@@ -70,13 +62,13 @@ def open_saved(
         raise checks.invalid(
             "data", str(root), "with a split called train", ", ".join(loaded), "Name it so."
         )
-    train = SavedSource(str(root), parts["train"], columns, task, channels)
+    train = SavedSource(str(root), parts["train"], asked.columns, asked.task, asked.channels)
     val = None
     if "val" in parts:
         val = SavedSource(
-            str(root), parts["val"], columns, train.task, train.channels, train.classes
+            str(root), parts["val"], asked.columns, train.task, train.channels, train.classes
         )
-    return own(train, val, seed=seed, val_fraction=val_fraction, task=task)
+    return own(train, val, seed=asked.seed, val_fraction=asked.val_fraction, task=asked.task)
 
 
 class SavedSource(Source):
@@ -110,13 +102,11 @@ class SavedSource(Source):
             dataset = dataset.cast_column(name, datasets.Image(decode=False))
         self._dataset = dataset
         if self._mask is not None:
-            self._targets = Targets(
-                "segmentation", classes, np.empty((len(dataset), 0), np.float32)
-            )
+            self._targets = of_masks(len(dataset), classes)
             if not classes:
-                largest = max((largest_class(self.mask(n)) for n in range(len(dataset))), default=1)
-                names = tuple(map(str, range(max(largest + 1, 2))))
-                self._targets = Targets("segmentation", names, self._targets.values)
+                masks = map(self.mask, range(len(dataset)))
+                largest = max(map(largest_class, masks), default=-1)
+                self._targets = of_masks(len(dataset), numbered(largest))
         else:
             self._targets = _targets(where, dataset, label, classes, task)
         self.channels = channels or (

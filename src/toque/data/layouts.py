@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from toque import checks
+from toque.data import targets
 from toque.data.files import Listed
 from toque.data.places import Place
 from toque.data.targets import Targets, Task
@@ -89,7 +90,7 @@ def beside_masks(place: Place, names: Sequence[str]) -> Listed | None:
     return Listed(
         place,
         [found["image"][key] for key in keys],
-        Targets("segmentation", class_names(place, names), np.empty((len(keys), 0), np.float32)),
+        targets.of_masks(len(keys), class_names(place, names)),
         masks=[found["mask"][key] for key in keys],
         parts=parts,
     )
@@ -176,7 +177,7 @@ def samples(
             "labels", "Write them apart.",
         )  # fmt: skip
     found = (
-        Targets("segmentation", class_names(place, names), np.empty((len(images), 0), np.float32))
+        targets.of_masks(len(images), class_names(place, names))
         if masks
         else of_values(place.where, labels, class_names(place, names), task)
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from toque import checks
 from toque.data import bundled, elsewhere, folder
+from toque.data.asked import Asked, Columns
 from toque.data.decoding import MAX_PIXELS
 from toque.data.listing import class_files, look, notes_on, some, source_of
 from toque.data.packed.format import is_cache
@@ -17,7 +18,6 @@ from toque.data.packed.reading import open_packed
 from toque.data.scan import FileFacts, say_bad
 from toque.data.source import Source
 from toque.data.splits import Splits, draw_validation
-from toque.data.table import Columns
 from toque.data.targets import Task
 
 _TRAIN = ("train", "training")
@@ -65,17 +65,11 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
              >>> len(splits.train), len(splits.val), splits.channels
              (10000, 2000, 1)
     """
-    _check_settings(val_fraction, on_bad, max_pixels, channels)
+    asked = Asked(seed, val_fraction, on_bad, max_pixels, channels, task, columns)
     if isinstance(data, str) and data in bundled.NAMES:
         train, val = bundled.named(data, channels or 1)
         return _of_task(Splits(train, val, train.classes, (), channels or 1), task)
-    given = elsewhere.open_other(
-        str(data), columns, task, seed=seed, val_fraction=val_fraction, on_bad=on_bad,
-        max_pixels=max_pixels, channels=channels,
-    )  # fmt: skip
-    if given is None:
-        given = _class_folders(data, seed, val_fraction, on_bad, max_pixels, channels)
-    return _of_task(given, task)
+    return _of_task(elsewhere.open_other(str(data), asked) or _class_folders(data, asked), task)
 
 
 def _of_task(splits: Splits, task: Task | None) -> Splits:
@@ -87,40 +81,16 @@ def _of_task(splits: Splits, task: Task | None) -> Splits:
     return splits
 
 
-def _class_folders(
-    data: str | Path,
-    seed: int,
-    val_fraction: float,
-    on_bad: Literal["raise", "skip"],
-    max_pixels: int,
-    channels: int | None,
-) -> Splits:
+def _class_folders(data: str | Path, asked: Asked) -> Splits:
     root = existing_folder(data)
     if is_cache(root):
-        return open_packed(root, seed=seed, val_fraction=val_fraction, channels=channels)
+        return open_packed(
+            root, seed=asked.seed, val_fraction=asked.val_fraction, channels=asked.channels
+        )
     parts = given_parts(root)
     if parts is None:
-        return _split_by_draw(
-            root / only_train(root), seed, val_fraction, on_bad, max_pixels, channels
-        )
-    return _split_as_given(root, parts, on_bad, max_pixels, channels)
-
-
-def _check_settings(
-    val_fraction: float, on_bad: str, max_pixels: int, channels: int | None
-) -> None:
-    if not 0 < val_fraction < 1:
-        raise checks.invalid(
-            "data", "val_fraction", "above 0 and below 1", val_fraction, "0.2 is usual."
-        )
-    if on_bad not in ("raise", "skip"):
-        raise checks.invalid(
-            "data", "on_bad", "raise or skip", on_bad, checks.nearest(on_bad, ("raise", "skip"))
-        )
-    if max_pixels < 1:
-        raise checks.invalid("data", "max_pixels", ">= 1", max_pixels, f"Usual is {MAX_PIXELS}.")
-    if channels not in (None, 1, 3):
-        raise checks.invalid("data", "channels", "1 or 3", channels, "Use 3 for colour.")
+        return _split_by_draw(root / only_train(root), asked)
+    return _split_as_given(root, parts, asked)
 
 
 def existing_folder(data: str | Path) -> Path:
@@ -167,18 +137,16 @@ def only_train(root: Path) -> str:
     return names[0] if len(names) == 1 and names[0].lower() in _TRAIN else "."
 
 
-def _split_as_given(
-    root: Path, parts: tuple[str, str], on_bad: str, max_pixels: int, channels: int | None
-) -> Splits:
+def _split_as_given(root: Path, parts: tuple[str, str], asked: Asked) -> Splits:
     train, val = (class_files(root / part) for part in parts)
     _check_same_classes(val.classes, train.classes, root / parts[1], root / parts[0])
     _check_same_classes(train.classes, val.classes, root / parts[0], root / parts[1])
-    looked = [look(files, on_bad, max_pixels) for files in (train, val)]
+    looked = [look(files, asked.on_bad, asked.max_pixels) for files in (train, val)]
     bad = tuple(file for one in looked for file in one.bad)
-    if bad and on_bad == "raise":
+    if bad and asked.on_bad == "raise":
         raise say_bad(bad, len(train.names) + len(val.names))
-    kept = _channels(channels, [*looked[0].facts, *looked[1].facts])
-    sources = [source_of(one, np.arange(len(one.names)), kept, max_pixels) for one in looked]
+    kept = _channels(asked.channels, [*looked[0].facts, *looked[1].facts])
+    sources = [source_of(one, np.arange(len(one.names)), kept, asked.max_pixels) for one in looked]
     for source, part in zip(sources, parts, strict=True):
         _check_still_filled(source, root / part)
     return Splits(sources[0], sources[1], train.classes, bad, kept, notes_on(looked))
@@ -195,24 +163,18 @@ def _check_same_classes(
             )  # fmt: skip
 
 
-def _split_by_draw(
-    root: Path,
-    seed: int,
-    val_fraction: float,
-    on_bad: str,
-    max_pixels: int,
-    channels: int | None,
-) -> Splits:
+def _split_by_draw(root: Path, asked: Asked) -> Splits:
     files = class_files(root)
-    looked = look(files, on_bad, max_pixels)
-    if looked.bad and on_bad == "raise":
+    looked = look(files, asked.on_bad, asked.max_pixels)
+    if looked.bad and asked.on_bad == "raise":
         raise say_bad(looked.bad, len(files.names))
-    kept = _channels(channels, looked.facts)
-    whole = source_of(looked, np.arange(len(looked.names)), kept, max_pixels)
+    kept = _channels(asked.channels, looked.facts)
+    whole = source_of(looked, np.arange(len(looked.names)), kept, asked.max_pixels)
     _check_still_filled(whole, root)
-    in_val = draw_validation(looked.names, whole.labels, seed, val_fraction)
+    in_val = draw_validation(looked.names, whole.labels, asked.seed, asked.val_fraction)
     train, val = (
-        source_of(looked, np.flatnonzero(chosen), kept, max_pixels) for chosen in (~in_val, in_val)
+        source_of(looked, np.flatnonzero(chosen), kept, asked.max_pixels)
+        for chosen in (~in_val, in_val)
     )
     alone = [
         name for label, name in enumerate(files.classes) if int((whole.labels == label).sum()) == 1

@@ -26,12 +26,9 @@ def stream(seed: int, num_images: int, start: int, stop: int) -> tuple[np.ndarra
         raise checks.invalid("stream", "num_images", ">= 1", num_images, "Give images to train on.")
     if not 0 <= start <= stop:
         raise checks.invalid(
-            "stream",
-            "start, stop",
-            "0 <= start <= stop",
-            (start, stop),
+            "stream", "start, stop", "0 <= start <= stop", (start, stop),
             "Count images seen from 0.",
-        )
+        )  # fmt: skip
     counts = np.arange(start, stop, dtype=np.int64)
     epochs = counts // num_images
     indices = np.empty_like(counts)

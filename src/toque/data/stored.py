@@ -19,6 +19,7 @@ import torch
 
 from toque import checks
 from toque.data.arrays import ArraySource
+from toque.data.asked import Asked
 from toque.data.own import own
 from toque.data.splits import Splits
 from toque.data.targets import Task
@@ -33,7 +34,7 @@ _IDX = re.compile(r"^(train|t10k|test|val)[-_](images|labels)[-_.]idx[13][-_]uby
 Arrays = Mapping[str, np.ndarray]
 
 
-def open_file(path: Path, *, seed: int, val_fraction: float, task: Task | None) -> Splits:
+def open_file(path: Path, asked: Asked) -> Splits:
     """The splits of a .npz file, or of a torch file that holds a dictionary of tensors.
 
     Its arrays are called train_images and train_labels (or train_masks), and val_images and
@@ -43,7 +44,7 @@ def open_file(path: Path, *, seed: int, val_fraction: float, task: Task | None) 
     Raises: ValueError: other arrays, a damaged file, one that holds pickled objects
     """
     arrays = _npz(path) if path.suffix == ".npz" else _torch(path)
-    return _splits(str(path), arrays, seed, val_fraction, task)
+    return _splits(str(path), arrays, asked)
 
 
 def has_arrays(root: Path) -> bool:
@@ -54,7 +55,7 @@ def has_arrays(root: Path) -> bool:
     )
 
 
-def open_folder(root: Path, *, seed: int, val_fraction: float, task: Task | None) -> Splits:
+def open_folder(root: Path, asked: Asked) -> Splits:
     """The splits of a folder of .npy files, called as the arrays of `open_file`, or of IDX files
     called train-images-idx3-ubyte(.gz) and so on. Arrays of .npy files are read as they are used.
 
@@ -67,7 +68,7 @@ def open_folder(root: Path, *, seed: int, val_fraction: float, task: Task | None
             arrays[f"{match[1]}_{match[2]}"] = read_idx(path)
         elif path.suffix == ".npy":
             arrays[path.stem] = _npy(path)
-    return _splits(str(root), arrays, seed, val_fraction, task)
+    return _splits(str(root), arrays, asked)
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -158,12 +159,11 @@ def _damaged(path: Path, rule: str, error: Exception) -> checks.InvalidValue:
     )
 
 
-def _splits(
-    where: str, arrays: Arrays, seed: int, val_fraction: float, task: Task | None
-) -> Splits:
+def _splits(where: str, arrays: Arrays, asked: Asked) -> Splits:
     lower = {name.lower(): value for name, value in arrays.items()}
     classes = next((lower[name] for name in _CLASSES if name in lower), None)
     names = None if classes is None else [str(name) for name in classes.tolist()]
+    task = asked.task
     train = _source(where, lower, ("train",), names, task) or _source(where, lower, (), names, task)
     if train is None:
         raise checks.invalid(
@@ -173,7 +173,7 @@ def _splits(
     if names is None:
         names = list(train.classes)
     val = _source(where, lower, _VALIDATION, names, train.task)
-    return own(train, val, seed=seed, val_fraction=val_fraction, task=task)
+    return own(train, val, seed=asked.seed, val_fraction=asked.val_fraction, task=task)
 
 
 def _source(

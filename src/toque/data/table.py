@@ -11,12 +11,13 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from toque import checks
+from toque.data import targets as kinds
+from toque.data.asked import Columns
 from toque.data.files import Listed
 from toque.data.layouts import PARTS
 from toque.data.listing import some
@@ -32,23 +33,6 @@ _WEIGHT = ("weight", "sample_weight")
 _MOST_BYTES = 2**31
 _SEPARATORS = "|;,"
 _MOST_ALONE = 20  # classes that a table of few images may have
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which column of a table means what; None: by the usual names.
-
-    path:   of the image, from the table's folder
-    label:  one column of words or numbers, of several labels (cat|outdoor), or of mask files; or
-            several columns, each a number or a yes (1) or no (0)
-    split:  train, or val (valid, validation, test)
-    weight: how much the image counts, >= 0
-    """
-
-    path: str | None = None
-    label: str | Sequence[str] | None = None
-    split: str | None = None
-    weight: str | None = None
 
 
 def read_table(source: str, columns: Columns, task: Task | None) -> Listed:
@@ -261,14 +245,8 @@ def _of_columns(rows: _Rows, where: str, names: Sequence[str], task: Task | None
     yes_or_no = {str(cell) for row in values for cell in row} <= {"0", "1", "0.0", "1.0"}
     if task == "multilabel" or (task is None and yes_or_no):
         table = of_values(where, values, list(names), "regression").values
-        return _as_labels(where, table, names)
+        return kinds.of(where, table, list(names), "multilabel")
     return of_values(where, values, list(names), task or "regression")
-
-
-def _as_labels(where: str, table: np.ndarray, names: Sequence[str]) -> Targets:
-    from toque.data import targets
-
-    return targets.of(where, table, list(names), "multilabel")
 
 
 def _of_column(
@@ -282,8 +260,7 @@ def _of_column(
                 "Fill it, or leave the row out.",
             )  # fmt: skip
     if task == "segmentation" or (task is None and name.lower() == "mask"):
-        none = np.empty((len(values), 0), np.float32)
-        return Targets("segmentation", (), none), [str(value) for value in values]
+        return kinds.of_masks(len(values)), [str(value) for value in values]
     listed = not isinstance(values[0], str)
     if not listed and (task == "multilabel" or (task is None and name.lower() == "labels")):
         texts = [str(value) for value in values]

@@ -89,6 +89,16 @@ def of(
     return Targets(found, given, rows)
 
 
+def of_masks(count: int, names: Sequence[str] = ()) -> Targets:
+    """Targets that a source gives one by one, as masks; without names the classes are not known."""
+    return Targets("segmentation", tuple(names), np.empty((count, 0), np.float32))
+
+
+def numbered(largest: int) -> tuple[str, ...]:
+    """Names of the classes of masks without any: their numbers, at least two."""
+    return tuple(map(str, range(max(largest + 1, 2))))
+
+
 def _kind(array: np.ndarray) -> Task:
     if array.ndim == 1:
         return "regression" if array.dtype.kind == "f" and array.size else "classification"

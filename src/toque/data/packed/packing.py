@@ -19,6 +19,7 @@ from typing import Literal
 
 from toque import checks, durable
 from toque.data import progress
+from toque.data.asked import Columns
 from toque.data.decoding import MAX_PIXELS
 from toque.data.packed import fresh
 from toque.data.packed.filling import Filling
@@ -36,7 +37,6 @@ from toque.data.packed.format import (
 )
 from toque.data.source import Source
 from toque.data.splits import Splits
-from toque.data.table import Columns
 from toque.data.targets import Task
 from toque.version import VERSION
 
@@ -185,12 +185,9 @@ def _opened(
 
     if Path(data).is_dir() and is_cache(Path(data)):
         raise checks.invalid(
-            "pack",
-            "data",
-            "images",
-            f"{data}, a packed cache",
+            "pack", "data", "images", f"{data}, a packed cache",
             "Give the data that it was made of.",
-        )
+        )  # fmt: skip
     splits = opening.open(
         data, seed=0, on_bad=on_bad, max_pixels=max_pixels, channels=channels, task=task,
         columns=columns,

@@ -90,12 +90,9 @@ def rules(given: Sequence[Rule | Mapping[str, Any]]) -> tuple[Rule, ...]:
                 )  # fmt: skip
         if "match" not in rule:
             raise checks.invalid(
-                "rules",
-                "a rule",
-                "a table with match",
-                dict(rule),
+                "rules", "a rule", "a table with match", dict(rule),
                 "Say which parameters it is for.",
-            )
+            )  # fmt: skip
         made.append(Rule(**rule))
     return tuple(made)
 
