@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from tests.deploy.serving import running
 from tests.deploy.test_export import expected, noise
 from toque import augment, deploy, models, random
 from toque.deploy import deployed, exporting, parity
+from toque.deploy.card import how_to_ask
 from toque.deploy.details import FileDetails
 from toque.deploy.predictor import Network
 
@@ -184,6 +186,11 @@ def test_machine_code_asks_for_trust(tmp_path, toque):
     file.write_bytes(b"no archive")
     with pytest.raises(ValueError, match="must be a whole compiled file"):
         deploy.load(file, trust=True)
+
+
+def test_the_command_that_asks_machine_code_trusts_it():
+    assert how_to_ask("m.aoti") == "toque predict m.aoti IMAGE --trust"
+    assert how_to_ask(Path("runs/m.onnx")) == "toque predict runs/m.onnx IMAGE"
 
 
 def test_without_a_compiler(run, tmp_path, monkeypatch):

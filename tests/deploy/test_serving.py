@@ -311,6 +311,15 @@ def test_the_page_may_load_nothing_from_elsewhere(server):
         assert headers["x-content-type-options"] == "nosniff"
 
 
+def test_the_page_and_the_description_keep_to_where_a_proxy_puts_them(server):
+    for path in ("/", "/page.js"):
+        content = server.ask(path=path, method="GET")[2].decode()
+        addresses = re.findall(r"""(?:href="|src="|fetch\([`"])([^"`?]*)""", content)
+        assert addresses and not [one for one in addresses if one.startswith("/")]
+    schema = server.ask(path="/openapi.json", method="GET")[2]
+    assert schema["servers"] == [{"url": "."}]
+
+
 def test_a_token(model):
     with running("made up", token="s3cret") as server:
         for wrong in ({}, {"Authorization": "Bearer s3cre"}, {"Authorization": "Basic s3cret"},

@@ -39,6 +39,7 @@ def export(
     """
     from toque import checks
     from toque.deploy import export as write
+    from toque.deploy.card import how_to_ask
 
     if half and int8:
         raise checks.invalid("export", "--half", "given without --int8", "both", "Leave one out.")
@@ -51,7 +52,7 @@ def export(
     print(f"parity   {done.parity}")
     print(f"file     {done.file}")
     print(f"card     {done.card}")
-    print(f"ask it   toque predict {done.file} IMAGE")
+    print(f"ask it   {how_to_ask(done.file)}")
 
 
 def _height_width(text: str) -> tuple[int, int]:

@@ -46,6 +46,10 @@ def serve(
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, metavar="MP", help="Of one image.")
     ] = 25.0,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.001, metavar="S", help="For an answer; above, 503.")
+    ] = 30.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log no request that went well.")] = False,
 ) -> None:
     """Answer over HTTP: a page, POST /predict; a newer model is loaded by itself.
 
@@ -60,8 +64,9 @@ def serve(
         max_batch=max_batch,
         max_delay_s=max_delay_ms / 1000,
         max_waiting=max_waiting,
+        answer_s=max_seconds,
     )
     listen(
         model, host=host, port=port, device=device, trust=trust, calibrate=calibrated,
-        explain=not no_explain, token=token, limits=limits,
+        explain=not no_explain, token=token, limits=limits, quiet=quiet,
     )  # fmt: skip

@@ -33,7 +33,7 @@ def card_text(
 
 ## How to ask it
 
-    toque predict {file.name} IMAGE
+    {how_to_ask(file.name)}
 
 {_interface(file, details)}
 
@@ -64,6 +64,12 @@ The score holds for images like those it was validated on, which also chose its 
 """
 
 
+def how_to_ask(file: str | Path) -> str:
+    """The command that asks an exported file."""
+    trust = " --trust" if Path(file).suffix == ".aoti" else ""
+    return f"toque predict {file} IMAGE{trust}"
+
+
 def _interface(file: Path, details: FileDetails) -> str:
     if file.suffix == ".safetensors":
         return f"Weights alone; toque builds the model and does {details.preprocessing}."
@@ -76,9 +82,11 @@ def _interface(file: Path, details: FileDetails) -> str:
         f"Input `images`: uint8 [B, H, W, {details.in_channels}], {sizes}. "
         f"{_outputs(details)}. "
         f"Preprocessing is inside: {details.preprocessing}."
+        f"{_MACHINE_CODE if file.suffix == '.aoti' else ''}"
     )
 
 
+_MACHINE_CODE = " It is machine code for processors like the one it was made on."
 _SHARES = "`probabilities` and\n`logits`: float32 [B, K]"
 _OUTPUTS = {
     REGRESSION: "`numbers`: float32 [B, D], in the units of the table",

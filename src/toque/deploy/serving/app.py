@@ -107,7 +107,10 @@ def create_app(
         readers.shutdown(wait=True)
 
     # The usual pages of documentation load scripts from elsewhere; /openapi.json stays.
-    app = FastAPI(title="toque", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="toque", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
+        servers=[{"url": "."}],  # beside the description, wherever a proxy has put it
+    )  # fmt: skip
 
     app.add_middleware(Access, metrics=metrics, log=log, token=token)
 

@@ -22,7 +22,7 @@ function fail(sentence) {
 }
 
 async function describe() {
-  const response = await fetch("/model", { headers: headers() }).catch(() => null);
+  const response = await fetch("model", { headers: headers() }).catch(() => null);
   if (response?.status === 401) return askForToken();
   if (!response?.ok) return;
   const model = await response.json();
@@ -44,7 +44,7 @@ async function ask(picture) {
   part("state").textContent = "Looking …";
   let response;
   try {
-    response = await fetch(`/predict?top=${TOP}`, {
+    response = await fetch(`predict?top=${TOP}`, {
       method: "POST", body: picture,
       headers: { "Content-Type": "application/octet-stream", ...headers() },
     });
@@ -184,7 +184,7 @@ async function look() {
   const number = asked;
   part("mistake").hidden = true;
   part("state").textContent = "Looking …";
-  const response = await fetch(`/explain?label=${encodeURIComponent(answer)}`, {
+  const response = await fetch(`explain?label=${encodeURIComponent(answer)}`, {
     method: "POST", body: last,
     headers: { "Content-Type": "application/octet-stream", ...headers() },
   }).catch(() => null);

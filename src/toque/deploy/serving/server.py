@@ -30,6 +30,7 @@ def serve(
     explain: bool = True,
     token: str | None = None,
     limits: Limits | None = None,
+    quiet: bool = False,
 ) -> None:
     """Answer requests over HTTP until SIGTERM or Ctrl-C; what was accepted is answered first.
 
@@ -40,12 +41,14 @@ def serve(
              calibrate: whether its confidence is that of the run's temperature
              explain: whether to show where the network looked, on demand
              token: what clients must send, if given
+             quiet: whether to log only what went wrong here: answers from 500 up, and reloads
     Raises:  ValueError: the port is in use, no such address
              ImportError: the packages of toque[serve] are not installed
              and what `toque.deploy.load` raises
     """
     uvicorn: Any = needed("serve", "uvicorn", "serve")
     needed("serve", "fastapi", "serve")
+    from toque.deploy.serving.access import write_log, write_problems
     from toque.deploy.serving.app import create_app
 
     listening = _listen(host, port)
@@ -53,7 +56,7 @@ def serve(
         bounds = limits or Limits()
         app = create_app(
             source, device=device, trust=trust, calibrate=calibrate, explain=explain,
-            limits=bounds, token=token,
+            limits=bounds, token=token, log=write_problems if quiet else write_log,
         )  # fmt: skip
         config = uvicorn.Config(
             app,
