@@ -133,7 +133,7 @@ def by_loader(name: str, train: data.ArraySource, *_) -> float:
     step = stepper(name)
     began, counted = 0.0, 0
     for number, (images, targets) in enumerate(loader):
-        if number == 2 * loader.num_workers:  # what the workers had ready is used up
+        if number == len(loader) // 3:  # the workers have begun
             torch.cuda.synchronize()
             began, counted = time.perf_counter(), 0
         images = images.cuda(non_blocking=True).to(memory_format=torch.channels_last)

@@ -299,6 +299,9 @@ def test_the_peak_is_that_of_a_step_of_the_run():
     adam = resolved(batch_size=64, image_size=16, optimizer={"name": "adamw"})
     assert prediction(net, adam, 64).peak(64, "all") - peak == pytest.approx(weights, rel=0.05)
     assert prediction(copy.deepcopy(net).to("meta"), run, 64).peak(64, "all") == peak
+    example = Example(torch.zeros(2, 1, 16, 16), torch.zeros(2, dtype=torch.int64))
+    waiting = Prediction(net, run, "float32", cross_entropy, example, 64, waiting=1)
+    assert waiting.peak(64, "all") - peak == 64 * (4 * 16 * 16 + 8)  # the next batch's bytes
     unknown = resolved(batch_size=64, image_size=16, optimizer={"name": "soap"})
     assert prediction(net, unknown, 64).peak(64, "all") > peak
 

@@ -268,18 +268,18 @@ def _same_metadata(found: Outcome, expected: Outcome, when: str) -> str:
 
 
 def second_device(subject: Subject) -> str:
-    """On an accelerator, where there is one: the same values as on the CPU."""
+    """On an accelerator, where there is one, or on the CPU if it is there: the same values."""
     if not torch.accelerator.is_available():
         raise NotSupported("no second device on this machine")
-    device = torch.accelerator.current_accelerator()
-    expected = subject.run(subject.values(torch.float32))
-    values = [
-        v.detach().to(device).requires_grad_(v.requires_grad) for v in subject.values(torch.float32)
-    ]
-    found = subject.run(values)
-    on_cpu = Outcome(
-        [o.cpu() for o in found.outputs],
-        {n: None if g is None else g.cpu() for n, g in found.gradients.items()},
-    )
-    compare.require_equal(on_cpu, expected, f"on {device} against the CPU", 1e-3)
+    here = subject.values(torch.float32)
+    cpu = torch.device("cpu")
+    device = torch.accelerator.current_accelerator() if here[0].device == cpu else cpu
+    there = [v.detach().to(device).requires_grad_(v.requires_grad) for v in here]
+    expected, found = (_on_cpu(subject.run(values)) for values in (here, there))
+    compare.require_equal(found, expected, f"on {device} against {here[0].device}", 1e-3)
     return str(device)
+
+
+def _on_cpu(outcome: Outcome) -> Outcome:
+    gradients = {n: None if g is None else g.cpu() for n, g in outcome.gradients.items()}
+    return Outcome([output.cpu() for output in outcome.outputs], gradients)
