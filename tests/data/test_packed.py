@@ -344,7 +344,7 @@ def is_padding(cache, path, position):
         <= position
         < whole.index["offset"][n] + whole.index["num_bytes"][n]
         for n in range(24)
-        if whole._part.shards[whole._shard[n]].pixels.name == path.name
+        if whole._part.shards[whole.index.shard_of(n)].pixels.name == path.name
     ]
     return not any(inside)
 

@@ -79,5 +79,5 @@ class Part(Source):
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self._source.fingerprint().encode())
-        digest.update(self._indices.tobytes())
+        digest.update(np.ascontiguousarray(self._indices).data)
         return digest.hexdigest()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from toque.data.scan import BadFile
 from toque.data.source import Source
 from toque.random import Key
+
+_NAMES_AT_A_TIME = 65_536
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,24 @@ def draw_validation(
 
     Shape: names N, labels [N] -> bool [N]
     """
-    hashes = [
-        int.from_bytes(
-            hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
-        )
-        >> 1
-        for name in names
-    ]
-    draws = Key(seed, 0, hashes).uniform("split")[:, 0].numpy()
+    draws = np.empty(len(names), np.float32)
+    left, start = iter(names), 0
+    while hashes := [_hash(name) for name in islice(left, _NAMES_AT_A_TIME)]:
+        some = Key(seed, 0, hashes).uniform("split")[:, 0].numpy()
+        draws[start : start + len(some)] = some
+        start += len(some)
     in_val = draws < val_fraction
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    by_label = np.argsort(labels, kind="stable")
+    ends = np.flatnonzero(np.diff(labels[by_label])) + 1
+    for members in np.split(by_label, ends) if len(labels) else ():
         drawn = draws[members]  # equal where a table names a file twice: both stay on one side
         if drawn.min() < drawn.max() and not in_val[members].any():
             in_val[members[drawn == drawn.min()]] = True
         elif drawn.min() == drawn.max() or in_val[members].all():
             in_val[members[drawn == drawn.max()]] = False
     return np.asarray(in_val)
+
+
+def _hash(name: str) -> int:
+    digest = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

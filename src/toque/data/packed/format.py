@@ -227,8 +227,3 @@ def names_as_bytes(names: list[str]) -> np.ndarray:
     """Names in one array, with a zero byte after each: uint8."""
     joined = "".join(name + "\0" for name in names).encode(errors="surrogateescape")
     return np.frombuffer(joined, np.uint8)
-
-
-def names_of(joined: np.ndarray) -> list[str]:
-    """What names_as_bytes was given."""
-    return joined.tobytes().decode(errors="surrogateescape").split("\0")[:-1]

@@ -12,12 +12,11 @@ from toque.data import elsewhere, folder
 from toque.data.layouts import CLASS_FILE
 from toque.data.packed.format import PackedPart, WatchedFile
 from toque.data.packed.images import SourceFile
+from toque.data.packed.index import Columns, Index
 from toque.data.source import Source
 
-Index = dict[str, np.ndarray]
 
-
-def read_index(path: Path) -> Index:
+def read_index(path: Path) -> dict[str, np.ndarray]:
     """The columns of a shard's index."""
     from safetensors.numpy import load_file
 
@@ -55,7 +54,7 @@ def has_class_folders(source: Source) -> bool:
     )
 
 
-def changed(index: Index, paths: Sequence[Path | None], what: str = "file") -> list[bool]:
+def changed(index: Columns | Index, paths: Sequence[Path | None], what: str = "file") -> list[bool]:
     """Which images of a shard have another file now, or none; with what="mask_file", which masks.
 
     A file of the same size and time is the same; of another time, its content is compared.
@@ -80,7 +79,7 @@ def _is_changed(path: Path | None, num_bytes: int, time_ns: int, digest: int) ->
 
 
 def differences(
-    part: PackedPart, names: Sequence[str], masks: Sequence[str], index: Index
+    part: PackedPart, names: Sequence[str], masks: Sequence[str], index: Columns | Index
 ) -> list[str]:
     """Files of a part that changed, came or went since, where its folder is still to be found."""
     if part.root is None or not Path(part.root).is_dir():

@@ -22,9 +22,9 @@ from toque.data.packed.format import (
     PackedPart,
     StoredFile,
     damaged,
-    names_of,
     read_manifest,
 )
+from toque.data.packed.index import Index, Names, mapped
 from toque.data.part import Part
 from toque.data.source import Source, strata
 from toque.data.splits import Splits, draw_validation
@@ -56,40 +56,28 @@ class PackedSource(Source):
         self.channels = channels
         self._repeat = channels if channels != manifest.settings.channels else 1
         facts = self._small(part.facts)
-        self.names = names_of(facts["names"])
+        self.names = Names(facts["names"])
         self._labels = facts["labels"]
         self._weights = facts.get("weights")
-        self.masks_lay = names_of(facts["mask_names"]) if "mask_names" in facts else []
-        shards = [self._small(shard.index) for shard in part.shards]
-        self.index: fresh.Index = {
-            name: np.concatenate([shard[name] for shard in shards]).astype(np.int64)
-            for name in (shards[0] if shards else ())
-            if not name.endswith("file_digest")
-        }
-        for name in ("file_digest", "mask_file_digest"):
-            if shards and name in shards[0]:
-                self.index[name] = np.concatenate([one[name] for one in shards])
-        counts = [len(shard["offset"]) for shard in shards]
-        self._shard = np.repeat(np.arange(len(shards)), counts)
+        self.masks_lay = Names(facts["mask_names"]) if "mask_names" in facts else ()
+        self.index = Index([self._small(shard.index) for shard in part.shards])
         self._memory = [self._mapped(shard.pixels) for shard in part.shards]
         self._masks = [self._mapped(one.masks) for one in part.shards if one.masks is not None]
-        if not len(self.names) == len(self._labels) == len(self._shard) == part.num_images:
+        if not len(self.names) == len(self._labels) == len(self.index) == part.num_images:
             raise damaged(self._folder / part.facts.name, "numbers of images that disagree")
         self._sure = np.zeros(part.num_images, dtype=bool)
         self.has_files = manifest.settings.encoding == "jpeg"
         self.in_memory = not self.has_files and self._is_small()
 
-    def _small(self, file: StoredFile) -> fresh.Index:
-        from safetensors.numpy import load
-
+    def _small(self, file: StoredFile) -> dict[str, np.ndarray]:
+        """The arrays of a file that is compared whole, and then read in place."""
         path = self._folder / file.name
         try:
-            content = path.read_bytes()
+            if durable.sha256(path) != file.sha256:
+                raise damaged(path, "its content is not what was written")
+            return mapped(path)
         except OSError as error:
             raise damaged(path, error.strerror or str(error)) from None
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise damaged(path, "its content is not what was written")
-        return load(content)
 
     def _mapped(self, file: StoredFile) -> np.ndarray:
         path = self._folder / file.name
@@ -106,9 +94,8 @@ class PackedSource(Source):
         """Whether all images have one size, and a small one."""
         if not len(self):
             return False
-        height, width = self.index["height"], self.index["width"]
-        alike = bool((height == height[0]).all() and (width == width[0]).all())
-        return alike and int(self.index["num_bytes"][0]) <= _SMALL_BYTES
+        small = self.index.at(0, "num_bytes")[0] <= _SMALL_BYTES
+        return small and self.index.all_alike("height", "width")
 
     @property
     def task(self) -> Task:
@@ -133,14 +120,15 @@ class PackedSource(Source):
         return self.names[index]
 
     def stamp(self, index: int) -> str:
-        return f"{int(self.index['crc'][index]):08x}"
+        return f"{self.index.at(index, 'crc')[0]:08x}"
 
     def _content(self, index: int) -> np.ndarray:
-        offset, num_bytes = int(self.index["offset"][index]), int(self.index["num_bytes"][index])
-        content: np.ndarray = self._memory[self._shard[index]][offset : offset + num_bytes]
+        offset, num_bytes = self.index.at(index, "offset", "num_bytes")
+        shard = self.index.shard_of(index)
+        content: np.ndarray = self._memory[shard][offset : offset + num_bytes]
         if not self._sure[index]:
-            if zlib.crc32(content.data) != self.index["crc"][index]:
-                file = self._part.shards[self._shard[index]].pixels
+            if zlib.crc32(content.data) != self.index.at(index, "crc")[0]:
+                file = self._part.shards[shard].pixels
                 raise damaged(self._folder / file.name, f"at {self.names[index]}")
             self._sure[index] = True
         return content
@@ -149,20 +137,20 @@ class PackedSource(Source):
         """The image: uint8 [C, H, W], a view of the mapped file."""
         if self.has_files:
             return self.encoded(index).decode()
-        shape = int(self.index["height"][index]), int(self.index["width"][index]), -1
+        shape = *self.index.at(index, "height", "width"), -1
         image = torch.from_numpy(self._content(index).reshape(shape)).permute(2, 0, 1)
         return image if self._repeat == 1 else image.expand(self._repeat, -1, -1)
 
     def mask(self, index: int) -> torch.Tensor:
         """The mask: class numbers, uint8 or int64 [H, W], a view of the mapped file."""
-        shard = int(self._shard[index])
-        offset, num_bytes = (int(self.index[f"mask_{name}"][index]) for name in ("offset", "bytes"))
+        shard = self.index.shard_of(index)
+        offset, num_bytes, crc = self.index.at(index, "mask_offset", "mask_bytes", "mask_crc")
         content: np.ndarray = self._masks[shard][offset : offset + num_bytes]
-        if zlib.crc32(content.data) != self.index["mask_crc"][index]:
+        if zlib.crc32(content.data) != crc:
             file = self._part.shards[shard].masks
             assert file is not None
             raise damaged(self._folder / file.name, f"at {self.names[index]}")
-        size = int(self.index["height"][index]), int(self.index["width"][index])
+        size = self.index.at(index, "height", "width")
         whole = content if num_bytes == size[0] * size[1] else content.view(np.int64)
         return torch.from_numpy(whole.reshape(size))
 
@@ -172,14 +160,13 @@ class PackedSource(Source):
             return super().read_many(indices)
         for index in indices[~self._sure[indices]].tolist():
             self._content(index)
-        height, width = int(self.index["height"][0]), int(self.index["width"][0])
+        height, width = self.index.at(0, "height", "width")
         channels = self._manifest.settings.channels
         images = torch.empty(len(indices), height, width, channels, dtype=torch.uint8)
-        shards = self._shard[indices]
+        shards = self.index.shards_of(indices)
         for shard in np.unique(shards):
             here = np.flatnonzero(shards == shard)
-            first = int(np.searchsorted(self._shard, shard))
-            rows = torch.from_numpy(indices[here] - first)
+            rows = torch.from_numpy(indices[here] - self.index.starts[shard])
             stored = self._rows(int(shard)).view(-1, height, width, channels)
             images[torch.from_numpy(here)] = stored[rows]
         batch = images.permute(0, 3, 1, 2)
@@ -187,7 +174,7 @@ class PackedSource(Source):
 
     def _rows(self, shard: int) -> torch.Tensor:
         """The images of a shard where all are alike: [N, bytes], not contiguous."""
-        num_bytes = int(self.index["num_bytes"][0])
+        (num_bytes,) = self.index.at(0, "num_bytes")
         step = -(-num_bytes // ALIGN_BYTES) * ALIGN_BYTES
         memory = torch.from_numpy(self._memory[shard])
         return memory.view(-1, step)[:, :num_bytes]
