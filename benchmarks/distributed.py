@@ -5,6 +5,7 @@
     python benchmarks/distributed.py save      # 2 ranks that save together, beside gathered on one
     python benchmarks/distributed.py recovery  # from the kill of a rank to the next step
     python benchmarks/distributed.py index     # order and shares at 10 million and 1 billion images
+    python benchmarks/distributed.py cache     # opening a packed cache of 1 and 10 million images
 
 Add --record to append to RESULTS.md. Two ranks with one thread each; rounds of the two sides of a
 comparison alternate, and the median of the ratios is given.
@@ -416,12 +417,114 @@ def measure_index(quick: bool) -> str:
     )
 
 
+_OPEN = """
+import json, sys, time
+from functools import partial
+from toque import data
+from toque.data.order import share, stream
+
+def held(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+open("/proc/self/clear_refs", "w").write("5")
+before, began = held("RssAnon"), time.perf_counter()
+splits = data.open(sys.argv[1], seed=0)
+opened, grown = time.perf_counter() - began, held("RssAnon") - before
+source = splits.train
+order, size = share(partial(stream, 0, len(source)), 65_536, 517, 1024)
+times = []
+for number in range(200):
+    begin = 977 * number * size
+    began = time.perf_counter()
+    indices, _ = order(begin, begin + size)
+    source.read_many(indices)
+    times.append(time.perf_counter() - began)
+print(json.dumps([len(source), opened, grown, held("VmHWM"), sorted(times)[len(times) // 2]]))
+"""
+
+
+def _huge_cache(folder: Path, num_images: int, part: str, sub: str) -> Any:
+    """A part of a cache as pack writes it, of images of 8 x 8 pixels that are holes in a file."""
+    import zlib
+
+    from safetensors.numpy import save_file
+
+    from toque import durable
+    from toque.data.packed.format import PackedPart, Shard, StoredFile, names_as_bytes
+    from toque.data.packed.writing import COLUMNS
+
+    inside = folder / sub
+    inside.mkdir(parents=True, exist_ok=True)
+
+    def stored(path: Path, sha256: str = "") -> StoredFile:
+        return StoredFile(path.name, path.stat().st_size, sha256 or durable.sha256(path))
+
+    crc, shards = zlib.crc32(bytes(64)), []
+    for start in range(0, num_images, 250_000):
+        count = min(250_000, num_images - start)
+        rows = np.arange(count, dtype=np.uint64)
+        known = {"offset": 64 * rows, "num_bytes": 64, "height": 8, "width": 8, "crc": crc}
+        index, pixels = inside / f"{part}-{start:010d}.index", inside / f"{part}-{start:010d}.bin"
+        columns = {name: np.broadcast_to(np.uint64(known.get(name, 0)), count) for name in COLUMNS}
+        save_file({name: np.ascontiguousarray(one) for name, one in columns.items()}, index)
+        with pixels.open("wb") as file:
+            file.truncate(64 * count)
+        shards.append(Shard(count, stored(pixels, "not compared at opening"), stored(index)))
+    names = np.concatenate(
+        [
+            names_as_bytes([f"class {n % 1000:03d}/{n:010d}.jpg" for n in range(start, stop)])
+            for start in range(0, num_images, 100_000)
+            for stop in [min(num_images, start + 100_000)]
+        ]
+    )
+    facts = inside / f"{part}.facts"
+    save_file({"names": names, "labels": np.arange(num_images) % 1000}, facts)
+    return PackedPart(part, num_images, None, False, (), stored(facts), tuple(shards))
+
+
+def measure_cache(quick: bool) -> str:
+    """Opening a packed cache of so many images, and a rank's batch from anywhere in it."""
+    from toque.data.packed.format import FORMAT, MANIFEST, Manifest, Settings
+
+    told = []
+    for num_images in (100_000, 1_000_000) if quick else (1_000_000, 10_000_000):
+        for drawn in (False, True):
+            with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+                folder = Path(name)
+                counts = {"all": num_images} if drawn else {"train": num_images, "val": 1000}
+                parts = tuple(_huge_cache(folder, n, part, "id") for part, n in counts.items())
+                manifest = Manifest(
+                    FORMAT, "", "", "id", Settings(None, "raw", 0, 1), "classification",
+                    tuple(f"class {n:03d}" for n in range(1000)), parts,
+                )  # fmt: skip
+                (folder / MANIFEST).write_text(manifest.as_json())
+                on_disk = sum(file.num_bytes for part in parts for file in _read_whole(part))
+                done = subprocess.run(
+                    [sys.executable, "-c", _OPEN, name], capture_output=True, text=True, check=True
+                )
+            _, opened, grown, _, batch = json.loads(done.stdout)
+            told.append(
+                f"{num_images:,} images, validation {'drawn by name' if drawn else 'given'}: opened "
+                f"in {opened:.1f} s, {grown / 1e6:.0f} MB more held ({grown / num_images:.2f} bytes "
+                f"an image; index, names and labels are {on_disk / num_images:.0f} on the disk), 64 "
+                f"images from anywhere in {1e6 * batch:.0f} us"
+            )
+    return "packed cache: " + "; ".join(told)
+
+
+def _read_whole(part: Any) -> list[Any]:
+    """The files that opening reads."""
+    return [part.facts, *(shard.index for shard in part.shards)]
+
+
 MEASURES = {
     "step": measure_step,
     "shards": measure_shards,
     "save": measure_save,
     "recovery": measure_recovery,
     "index": measure_index,
+    "cache": measure_cache,
 }
 
 

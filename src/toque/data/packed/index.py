@@ -17,8 +17,8 @@ import numpy as np
 
 Columns = Mapping[str, np.ndarray]
 
-_STRIDE = 256  # names between two whose place is remembered
-_CHUNK_BYTES = 2**24
+_STRIDE = 64  # names between two whose place is remembered
+_CHUNK_BYTES = 2**20
 
 
 def mapped(path: Path) -> dict[str, np.ndarray]:
@@ -84,7 +84,8 @@ class Names(Sequence[str]):
     def __init__(self, joined: np.ndarray) -> None:
         self._joined = joined
         self._num_names = 0
-        starts = [np.zeros(1, np.int64)]  # of every 256th name
+        self._last: tuple[int, list[str]] = (-1, [])  # most ask for one after the other
+        starts = [np.zeros(1, np.int64)]  # of every 64th name
         for begin in range(0, len(joined), _CHUNK_BYTES):
             ends = np.flatnonzero(joined[begin : begin + _CHUNK_BYTES] == 0)
             before = (_STRIDE - 1 - self._num_names) % _STRIDE  # the name before one that is kept
@@ -112,8 +113,13 @@ class Names(Sequence[str]):
         return self._block(number // _STRIDE)[number % _STRIDE]
 
     def _block(self, block: int) -> list[str]:
-        """Up to 256 names."""
+        """Up to 64 names."""
+        known, names = self._last
+        if known == block:
+            return names
         first = int(self._starts[block])
         last = int(self._starts[block + 1]) if block + 1 < len(self._starts) else len(self._joined)
         content = self._joined[first:last].tobytes()
-        return content.decode(errors="surrogateescape").split("\0")[:-1]
+        names = content.decode(errors="surrogateescape").split("\0")[:-1]
+        self._last = block, names
+        return names
