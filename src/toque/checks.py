@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserMistake(Exception):
@@ -42,6 +43,19 @@ def invalid(where: str, argument: str, rule: str, value: object, fix: str) -> In
 def invalid_type(where: str, argument: str, rule: str, value: object, fix: str) -> InvalidType:
     """The exception to raise for a value of the wrong type."""
     return InvalidType(sentence(where, argument, rule, value, fix))
+
+
+def first_line(error: BaseException, most: int = 200) -> str:
+    """The first line of what an error says, cut to so many characters; its kind if it is silent."""
+    said = str(error).strip()
+    return said.splitlines()[0][:most] if said else type(error).__name__
+
+
+def require_folder_of(where: str, argument: str, file: Path) -> None:
+    """Raise FileNotFoundError unless the folder that a file is to be written in exists."""
+    if not file.parent.is_dir():
+        rule = "in a folder that exists"
+        raise MissingFile(sentence(where, argument, rule, file, "Make the folder."))
 
 
 def first(names: Iterable[str], most: int = 3) -> str:

@@ -54,7 +54,7 @@ def pack(
     Example: toque pack photos/ photos-packed/ --size 256
     """
     from toque import checks
-    from toque.cli.train import overrides
+    from toque.cli.settings import overrides
     from toque.data import Columns, damaged_files
     from toque.data import pack as pack_images
     from toque.train import run as settings_of
@@ -73,7 +73,7 @@ def pack(
         raise checks.invalid(
             "toque pack", "CACHE", "given", "none", f"As in toque pack {data} {data}-packed."
         )
-    asked = overrides(settings or [])
+    asked = overrides(settings or ())
     for key in asked:
         if key not in _COLUMNS:
             raise checks.invalid(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from toque.cli.settings import run_of
+
 
 def preview(
     data: Annotated[
@@ -31,18 +33,8 @@ def preview(
     Example: toque preview photos/ --set augment=imagenet -o grid.png
     """
     from toque import checks
-    from toque.train import run as settings_of
 
-    if data is not None and data.endswith(".toml"):
-        config, data = Path(data), None
-    pairs = {}
-    for text in settings or []:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise checks.invalid(
-                "--set", "a setting", "KEY=VALUE", text, "As in --set augment=cifar."
-            )
-        pairs[key.strip()] = value.strip()
+    run = run_of(data, config, settings)
     if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise checks.invalid(
             "toque preview", "--out", "a .png, .jpg or .webp", out, "As in -o grid.png."
@@ -53,7 +45,6 @@ def preview(
     from toque.train import prepare
 
     own = prepare.Own()
-    run = settings_of.load(config, pairs, data=data, out=None)
     splits = prepare.open_splits(run, own)
     task = prepare.task_of(splits, own)
     run = prepare.resolve(run, splits, own, task)

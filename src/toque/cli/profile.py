@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from toque.cli.train import overrides
+from toque.cli.settings import run_of
 
 
 def profile(
@@ -38,19 +38,9 @@ def profile(
     import json
     import os
 
-    from toque.train import run as settings_of
-    from toque.train.run_folder.folder import SETTINGS
-
-    config: Path | None = None
-    data: str | None = source
-    if source.endswith(".toml"):
-        config, data = Path(source), None
-    elif (Path(source) / SETTINGS).is_file():
-        config, data = Path(source) / SETTINGS, None
-    run = settings_of.load(config, overrides(settings or []), data=data)
-
     # Before torch is imported: its profiler greets every start on stderr.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    run = run_of(source, None, settings)
     from toque.train.studies.profiling import profile_run
 
     found = profile_run(

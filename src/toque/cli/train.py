@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from toque.cli.settings import run_of
+
 
 def train(
     data: Annotated[
@@ -42,14 +44,8 @@ def train(
     Example: toque train photos/ --set epochs=20 --set model=resnet18
     """
     from toque import checks
-    from toque.train import run as settings_of
-    from toque.train.run_folder.folder import SETTINGS, is_run_folder
 
-    if data is not None and is_run_folder(Path(data)):
-        data = str(Path(data) / SETTINGS)
-    if data is not None and data.endswith(".toml"):
-        config, data = Path(data), None
-    run = settings_of.load(config, overrides(settings or []), data=data, out=out)
+    run = run_of(data, config, settings, out)
 
     from toque.train.distributed import LostRank, joining, launch
 
@@ -81,16 +77,3 @@ def train(
         f"report   {result.report}   (open it in a browser)\n"
         f"next     toque predict {result.out} IMAGE…   toque evaluate {result.out}"
     )
-
-
-def overrides(settings: list[str]) -> dict[str, str]:
-    """The settings of some --set options, by their dotted names."""
-    from toque import checks
-
-    pairs = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise checks.invalid("--set", "a setting", "KEY=VALUE", text, "As in --set epochs=20.")
-        pairs[key.strip()] = value.strip()
-    return pairs

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from toque.cli.train import overrides
+from toque.cli.settings import run_of
 
 
 def tune_lr(
@@ -34,11 +34,10 @@ def tune_lr(
 
     Example: toque tune-lr photos/ --set optimizer.name=adamw -o tune-lr.html
     """
-    from toque.train import run as settings_of
+    from toque import checks
 
-    if data is not None and data.endswith(".toml"):
-        config, data = Path(data), None
-    run = settings_of.load(config, overrides(settings or []), data=data, out=None)
+    checks.require_folder_of("tune-lr", "--out", out)
+    run = run_of(data, config, settings)
 
     from toque.train.studies import tuning
 
@@ -46,12 +45,6 @@ def tune_lr(
         if step % 10 == 0:
             print(f"step {step} of {steps}  lr {rate:.2e}  loss {loss:.4f}", file=sys.stderr)
 
-    if not out.parent.is_dir():
-        from toque import checks
-
-        raise checks.MissingFile(
-            checks.sentence("tune-lr", "--out", "in a folder that exists", out, "Make the folder.")
-        )
     found = tuning.tune_learning_rate(run, steps=steps, low=low, high=high, say=say)
     for sentence in found.sentences():
         print(sentence)

@@ -47,10 +47,9 @@ def open_saved(root: Path, asked: Asked) -> Splits:
     try:
         loaded = datasets.load_from_disk(str(root))
     except Exception as error:  # arrow, JSON and the package each have their own
-        first = (str(error) or type(error).__name__).splitlines()[0]
         raise checks.invalid(
-            "data", str(root), "a whole dataset of save_to_disk", f"an error ({first})",
-            "Save it anew.",
+            "data", str(root), "a whole dataset of save_to_disk",
+            f"an error ({checks.first_line(error)})", "Save it anew.",
         ) from None  # fmt: skip
     if not isinstance(loaded, dict):
         loaded = {"train": loaded}

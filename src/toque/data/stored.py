@@ -153,10 +153,8 @@ def _torch(path: Path) -> Arrays:
 
 
 def _damaged(path: Path, rule: str, error: Exception) -> checks.InvalidValue:
-    first = (str(error) or type(error).__name__).splitlines()[0]
-    return checks.invalid(
-        "data", str(path), rule, f"an error ({first[:200]})", "Save it anew, without objects."
-    )
+    found = f"an error ({checks.first_line(error)})"
+    return checks.invalid("data", str(path), rule, found, "Save it anew, without objects.")
 
 
 def _splits(where: str, arrays: Arrays, asked: Asked) -> Splits:

@@ -234,7 +234,7 @@ def _parquet(name: str, content: bytes) -> _Rows:
         return _Rows(parquet.read_table(io.BytesIO(content)).to_pydict())
     except Exception as error:  # pyarrow meets damage with several of its own
         raise checks.invalid(
-            "data", name, "a Parquet file", f"an error ({str(error).splitlines()[0]})",
+            "data", name, "a Parquet file", f"an error ({checks.first_line(error)})",
             "Write it anew.",
         ) from None  # fmt: skip
 

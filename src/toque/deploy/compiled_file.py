@@ -38,7 +38,7 @@ def write(exported: ExportedProgram, details: FileDetails, file: Path) -> None:
     except Exception as error:  # the compiler is a large program: anything may come
         raise checks.invalid(
             "export", "the model", "one that AOTInductor compiles",
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}",
+            f"{type(error).__name__}: {checks.first_line(error)}",
             "Export with --to pt2, which keeps PyTorch's operations.",
         ) from error  # fmt: skip
     finally:
@@ -74,7 +74,7 @@ def open_file(file: Path, *, trust: bool) -> tuple[Answers, FileDetails]:
     except (zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
         raise checks.invalid(
             "load", str(file), "a whole compiled file, made for this kind of machine",
-            f"an error ({str(error).splitlines()[0][:200]})",
+            f"an error ({checks.first_line(error)})",
             "Export it again, here, with: toque export RUN --to aoti.",
         ) from None  # fmt: skip
     return torch_answers(program), details

@@ -138,7 +138,7 @@ def open_file(file: Path) -> tuple[Answers, FileDetails]:
         )
     except Exception as error:  # onnxruntime raises classes of its own for damaged files
         raise checks.invalid(
-            "load", str(file), "a whole ONNX file", str(error).splitlines()[0][:200],
+            "load", str(file), "a whole ONNX file", checks.first_line(error),
             "Export it again with: toque export RUN.",
         ) from error  # fmt: skip
     details = read_details(file, session.get_modelmeta().custom_metadata_map.get("toque"))

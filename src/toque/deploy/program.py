@@ -84,7 +84,7 @@ def trace(program: Program, channels: int, size: tuple[int, int] | None = None) 
             where = inside[-1] if inside else ""
             raise checks.invalid(
                 "export", "the model", "one graph of tensor operations",
-                f"{_place(where, program)} ({_first_line(error)})",
+                f"{_place(where, program)} ({type(error).__name__}: {checks.first_line(error)})",
                 "Replace what depends on tensor values or on Python state there by torch.where or "
                 "a fixed choice, or deploy the weights alone with --to safetensors.",
             ) from error  # fmt: skip
@@ -125,8 +125,3 @@ def _place(path: str, program: nn.Module) -> str:
         return "something else"
     kind = type(program.get_submodule(path)).__name__
     return f"{path.removeprefix('model.')}, a {kind}"
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]

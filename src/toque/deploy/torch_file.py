@@ -44,7 +44,7 @@ def open_graph(file: Path) -> tuple[Answers, FileDetails]:
             program = torch.export.load(file).module()
         except Exception as error:  # the archive is ours, but damaged
             raise checks.invalid(
-                "load", str(file), "a whole .pt2 archive", str(error).splitlines()[0][:200],
+                "load", str(file), "a whole .pt2 archive", checks.first_line(error),
                 "Export it again with: toque export RUN --to pt2.",
             ) from error  # fmt: skip
     return torch_answers(program), details

@@ -37,11 +37,10 @@ def fetched(name: str, pretrained: bool) -> Iterator[None]:
                 "create", "pretrained", f"False for {name}, which has no weights", True,
                 "Take a model that has some, or train it from the start.",
             ) from error  # fmt: skip
-        first = (str(error) or type(error).__name__).splitlines()[0]
         raise MissingWeights(
             f"create: the weights of {name} must be there or to be downloaded; got "
-            f"{type(error).__name__} ({first[:200]}). Connect once (the file is kept in "
-            f"{_kept_in(name)}), or train without: pretrained = false."
+            f"{type(error).__name__} ({checks.first_line(error)}). Connect once (the file is kept "
+            f"in {_kept_in(name)}), or train without: pretrained = false."
         ) from error
 
 

@@ -139,7 +139,7 @@ def check(model: nn.Module, *inputs: Sequence[int]) -> Any:
             raise checks.invalid(
                 "shapes.check",
                 f"the input of {path or 'the model'} ({type(module).__name__})",
-                "one it can take", given, f"{str(error).splitlines()[0].rstrip('.')}.",
+                "one it can take", given, f"{checks.first_line(error, 1000).rstrip('.')}.",
             ) from error  # fmt: skip
 
 

@@ -70,8 +70,9 @@ def joined(timeout_s: float) -> Iterator[World]:
                 backend, store=store, rank=rank, world_size=size, timeout=timeout
             )
         except RuntimeError as error:
+            said = checks.first_line(error, 1000).rstrip(".")
             raise checks.InvalidValue(
-                f"rank {rank}: the {size} ranks must reach each other; {_first_line(error)}. "
+                f"rank {rank}: the {size} ranks must reach each other; {said}. "
                 "Check that every host may connect to the others, and name the network with "
                 "GLOO_SOCKET_IFNAME (and NCCL_SOCKET_IFNAME)."
             ) from None
@@ -133,7 +134,7 @@ def _store(rank: int, size: int, timeout: timedelta, *, hosts: bool) -> Store:
     try:
         return _within(timeout, connect)
     except (RuntimeError, ValueError, TimeoutError) as error:
-        text = _first_line(error)
+        text = checks.first_line(error, 1000).rstrip(".")
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
             raise checks.invalid(
                 "distributed", "MASTER_PORT", "free on rank 0's host", f"{port}, which is in use",
@@ -202,7 +203,3 @@ def _wait(deadline: float, missing: str) -> None:
             "Start all ranks at the same time, with the same MASTER_ADDR and MASTER_PORT."
         )
     time.sleep(_POLL_S)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else repr(error)

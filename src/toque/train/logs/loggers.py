@@ -99,9 +99,9 @@ class Guarded:
         # Whatever a logger's own code, server or disk does wrong, the training goes on.
         except Exception as error:
             self._failed = True
-            said = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             self._warn(
-                f"{self._name} gets no more rows of this run ({said}); metrics.jsonl has them all."
+                f"{self._name} gets no more rows of this run ({checks.first_line(error)}); "
+                "metrics.jsonl has them all."
             )
 
 

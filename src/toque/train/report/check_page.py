@@ -38,12 +38,7 @@ def write_check(path: Path, findings: Findings) -> None:
     Example: >>> write_check(Path("check.html"), toque.data.check("photos/"))
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise checks.MissingFile(
-            checks.sentence(
-                "toque check", "--out", "in a folder that exists", path, "Make the folder."
-            )
-        )
+    checks.require_folder_of("toque check", "--out", path)
     durable.write(path, render_check(findings))
 
 

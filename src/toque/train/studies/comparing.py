@@ -24,10 +24,7 @@ def compare(paths: Sequence[Path], out: Path) -> list[str]:
             "report", "RUN", f"2 to {comparison.MOST_RUNS} run folders", len(paths),
             "Compare fewer runs at a time." if len(paths) > 2 else "Name another run.",
         )  # fmt: skip
-    if not out.parent.is_dir():
-        raise checks.MissingFile(
-            checks.sentence("report", "--out", "in a folder that exists", out, "Make the folder.")
-        )
+    checks.require_folder_of("report", "--out", out)
     runs = []
     for path, name in zip(paths, names(paths), strict=True):
         run, recorded = read_run(path)

@@ -114,10 +114,8 @@ def profile_run(
     """
     if steps < 1 or warm_steps < 1:
         raise checks.invalid("profile", "--steps", ">= 1", steps, "Time at least one step.")
-    if trace is not None and not trace.parent.is_dir():
-        raise checks.MissingFile(
-            checks.sentence("profile", "--trace", "in a folder that exists", trace, "Make it.")
-        )
+    if trace is not None:
+        checks.require_folder_of("profile", "--trace", trace)
     with trial(run, own) as tried:
         size = tried.run.batch_size
         say(f"{warm_steps} steps to warm up, {steps} with loading")

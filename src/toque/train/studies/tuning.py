@@ -158,10 +158,7 @@ def write(path: Path, found: RangeTest, title: str) -> None:
     """
     from toque.train.report import lines, template
 
-    if not path.parent.is_dir():
-        raise checks.MissingFile(
-            checks.sentence("tune-lr", "--out", "in a folder that exists", path, "Make the folder.")
-        )
+    checks.require_folder_of("tune-lr", "--out", path)
     first = math.floor(math.log10(found.rates[0]) + 1e-9)
     decades = np.log10(found.rates) - first
     chart = lines.draw(
