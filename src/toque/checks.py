@@ -65,6 +65,15 @@ def first(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(known[:most]) + more
 
 
+def require_module(where: str, model: object) -> None:
+    """Raise TypeError unless a model is an nn.Module, as a name of one is not (torch stays out)."""
+    if not callable(getattr(model, "named_modules", None)):
+        raise invalid_type(
+            where, "model", "an nn.Module", repr(model) if isinstance(model, str) else
+            type(model).__name__, "Build one by its name with toque.models.create.",
+        )  # fmt: skip
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """A suggestion: "Did you mean momentum?", or the list of what is known when nothing is near."""
     names = sorted(known)

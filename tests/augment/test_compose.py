@@ -219,6 +219,12 @@ def without_numbers():
         (lambda: full()([pictures()], key=Key(0, 0, [0])), ValueError, r"list of \[C, H, W\]"),
         (lambda: full()(pictures().int(), key=Key(0, 0, range(5))), TypeError, "uint8"),
         (lambda: full()(pictures().numpy(), key=Key(0, 0, range(5))), TypeError, "tensors"),
+        (lambda: full()(pictures(), key=3), TypeError, "a toque.random.Key; got int"),
+        (
+            lambda: full()(pictures(2, 3, 32, 40).permute(0, 2, 3, 1), key=Key(0, 0, [0, 1])),
+            ValueError,
+            r"channels last. Use images.permute\(0, 3, 1, 2\)",
+        ),
         (lambda: full()(pictures()[:, :, :0], key=Key(0, 0, range(5))), ValueError, "one pixel"),
         (lambda: full()(pictures(), key=Key(0, 0, [0])), ValueError, "for 5 images"),
         (lambda: full().apply(pictures(), without_numbers()), ValueError, "area must be finite"),

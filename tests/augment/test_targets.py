@@ -187,6 +187,8 @@ def test_what_was_drawn_in_words():
         ({"masks": torch.zeros(1, 9, 8)}, "of the size of their images, 9 x 9"),
         ({"masks": torch.zeros(2, 9, 9)}, "one for each of 1 images"),
         ({"boxes": []}, "empty tensor"),
+        ({"boxes": [torch.zeros(4)]}, r"boxes must be a tensor \[N, 4\] .* got \[4\]"),
+        ({"keypoints": [torch.zeros(5, 4)]}, r"keypoints must be a tensor \[N, 2\]"),
         ({"keypoints": [torch.zeros(1, 2)] * 2}, "one for each of 1"),
     ],
 )

@@ -235,6 +235,13 @@ def test_hostile_bodies(server, what):
     assert server.ask(encoded())[0] == 200
 
 
+def test_a_form_is_told_to_send_the_file_itself(server):
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
+    status, _, said = server.ask(head + encoded() + b"\r\n--b--\r\n")
+    assert status == 415 and "curl --data-binary @" in said["detail"]
+    assert "curl" not in server.ask(b"no picture")[2]["detail"]
+
+
 def test_a_body_that_is_too_long(server):
     assert server.ask(encoded() + b"\0" * 200_000)[0] == 413
     status, _, _ = server.ask(iter([b"\x89PNG"] + [b"\0" * 50_000] * 5))  # chunked, length unknown

@@ -64,3 +64,9 @@ def test_a_mistake_is_said_in_one_sentence(arguments, words):
 def test_smoothing_for_a_loss_without_it_is_refused():
     with pytest.raises(ValueError, match=r"label_smoothing must be 0 for MSELoss; got 0\.1"):
         losses.create("MSELoss", label_smoothing=0.1)
+
+
+@pytest.mark.parametrize("name", ["focal", "sigmoid_focal", "cross_entropy"])
+def test_a_reduction_that_does_not_exist_is_named(name):
+    with pytest.raises(ValueError, match="reduction must be mean, sum or none; got 'avg'"):
+        losses.create(name, {"reduction": "avg"})(LOGITS, TARGETS)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from toque import models
+from toque.layers import save_memory, verify
 from toque.models import Parallel, conv_norm, describe, memory, picture, step_time
 from toque.models.blocks import Residual
 
@@ -224,3 +225,25 @@ def test_every_kind_of_model_has_a_picture(name):
         model = models.create(name, num_classes=3)
     page = picture.page(name, model, describe(model, [1, 3, 224, 224]))
     assert page.count("<div") == page.count("</div>") > 20
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: describe("resnet18", [1, 3, 8, 8]), "got 'resnet18'. Build one by its name"),
+        (lambda: models.fuse("resnet18"), "fuse: model must be an nn.Module"),
+        (lambda: save_memory(3), "save_memory: model must be an nn.Module; got int"),
+        (lambda: describe(nn.ReLU(), torch.zeros(1, 3, 8, 8)), "got a tensor. Give its shape"),
+        (lambda: verify(3, torch.zeros(3)), "a module or a function; got int"),
+        (lambda: verify(nn.ReLU, torch.zeros(3)), r"the class ReLU. Give ReLU\(…\)"),
+        (
+            lambda: models.create("resnet10_small", num_classes=2)(
+                torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+            ),
+            "images must be floating; got torch.uint8. Normalise",
+        ),
+    ],
+)
+def test_what_is_no_module_or_no_image_is_refused_by_name(call, words):
+    with pytest.raises(TypeError, match=words):
+        call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,21 @@ def test_pairs_are_the_same_images_whatever_their_order():
 def test_other_images_are_not_compared_one_by_one(other):
     said = comparison.verdict(run("b", 0.9), run("a", 0.8, **other))
     assert "cannot be compared" in said
+
+
+def test_runs_that_drew_their_validation_images_apart_are_told_how_to_share_them():
+    two = [run(f"r{n}", 0.9 - n / 10, fingerprint=f"{n}") for n in (0, 1)]
+    seeds = [{"data": "photos", "seed": n} for n in (0, 1)]
+    first, second = (replace(one, settings=given) for one, given in zip(two, seeds, strict=True))
+    assert "Give them one split_seed" in comparison.verdict(first, second)
+    # The same draw, so it is something else that differs.
+    first, second = (
+        replace(one, settings={**given, "split_seed": 7})
+        for one, given in zip(two, seeds, strict=True)
+    )
+    assert "split_seed" not in comparison.verdict(first, second)
+    second = replace(second, settings={"data": "other", "seed": 1})
+    assert "split_seed" not in comparison.verdict(first, second)
 
 
 def test_the_best_is_compared_with_every_other():

@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import toque
-from toque import data
+from toque import checks, data
 from toque.random import Key
 from toque.train.metrics import stages
-from toque.train.run_folder import environment
+from toque.train.run_folder import environment, folder
 from toque.train.state import checkpoint
 
 TIMES = stages.MEASURED
@@ -335,6 +335,58 @@ def test_a_mistake_is_told_before_anything_is_written(tmp_path, changed, sentenc
     with pytest.raises(ValueError, match=sentence):
         train(**{"out": tmp_path / "run", **changed})
     assert list(tmp_path.iterdir()) == []
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        return self.inner(x), 0
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"model": "resnet18"}, r'One by name is a setting: Run\(model="resnet18"\)'),
+        ({"loss": "focal"}, r'Run\(loss=\{"name": "focal"\}\)'),
+        ({"show": "silent"}, "one of auto, bar, lines, quiet; got silent"),
+        ({"model": Pair}, "what the model returns must be one tensor; got tuple"),
+        ({"loss": lambda x, y: 1.0}, "what the loss returns .* got float. Return the mean"),
+        ({"loss": lambda x, y: cross_entropy(x, y, reduction="none")}, r"got \[16\]. Return the"),
+        ({"loss": lambda x, y: cross_entropy(x.detach(), y)}, "a loss without a gradient"),
+    ],
+)
+def test_what_a_caller_brings_along_is_checked(tmp_path, given, sentence):
+    with pytest.raises((ValueError, TypeError), match=sentence) as caught:
+        train(tmp_path / "run", **given)
+    assert isinstance(caught.value, checks.UserMistake)
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_are_no_run_are_refused():
+    with pytest.raises(TypeError, match=r"run must be a toque.Run; got dict\. Give"):
+        toque.fit({"epochs": 3})
+
+
+def test_a_split_of_its_own_seed_stays_where_the_seed_changes(tmp_path):
+    def data_of(**changed):
+        out = tmp_path / "-".join(f"{key}{value}" for key, value in changed.items())
+        train(out, val=None, epochs=1, **changed)
+        run, recorded = folder.read_run(out)
+        assert run.split_seed == changed.get("split_seed")
+        return recorded["data_fingerprint"], bits(out)[0]
+
+    first, second = (data_of(seed=n, split_seed=9) for n in (1, 2))
+    assert first[0] == second[0] and first[1] != second[1]
+    assert data_of(seed=1)[0] != data_of(seed=2)[0]
+    assert data_of(seed=9) == data_of(split_seed=9, seed=9)  # unset, it is the seed
+
+
+def test_a_result_is_one_line(tmp_path):
+    result = train(tmp_path / "run", epochs=1)
+    assert repr(result) == f"<Result of {tmp_path / 'run'}: {result.summary()}>"
 
 
 def test_other_settings_do_not_continue_the_run(tmp_path):

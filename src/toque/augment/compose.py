@@ -113,6 +113,11 @@ class Compose:
 
     def draw(self, key: Key) -> Parameters:
         """The parameters of the images of a key; they serve for images of any size."""
+        if not isinstance(key, Key):
+            raise checks.invalid_type(
+                "Compose", "key", "a toque.random.Key", type(key).__name__,
+                "Give Key(seed, epoch, indices) with the number of each image in the data set.",
+            )  # fmt: skip
         numbers = key.uniforms(self._wanted, kernels.sweep())
         draws: list[Draw] = []
         for stream, transform in zip(self._streams, self.transforms, strict=True):

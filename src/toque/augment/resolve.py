@@ -32,13 +32,20 @@ def check_images(images: Images) -> tuple[Counts, int, torch.device]:
         if not isinstance(image, torch.Tensor):
             raise checks.invalid_type(
                 "Compose", "images", "tensors", type(image).__name__,
-                "Use torch.from_numpy(array).permute(2, 0, 1) for an array [H, W, C].",
+                "Use torch.from_numpy(np.array(image)).permute(2, 0, 1) for a picture or an array "
+                "[H, W, C].",
             )  # fmt: skip
         if image.ndim != rank:
             rule = "[B, C, H, W], or a list of [C, H, W]"
             raise checks.invalid(
                 "Compose", "images", rule, list(image.shape),
                 "Add the missing dimension with [None]." if image.ndim < rank else "Flatten it.",
+            )  # fmt: skip
+        if image.shape[-1] in (3, 4) and image.shape[-3] > 16:
+            raise checks.invalid(
+                "Compose", "images", "[B, C, H, W], or a list of [C, H, W]",
+                f"{list(image.shape)}, which has its channels last",
+                f"Use images.permute({'0, 3, 1, 2' if rank == 4 else '2, 0, 1'}).",
             )  # fmt: skip
         if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
             raise checks.invalid_type(

@@ -6,7 +6,7 @@ N boxes or points of one image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +126,14 @@ def check_sizes(
                 where, name, f"one for each of {len(sizes)} images", len(given),  # type: ignore[arg-type]
                 "Give an empty tensor for an image without any.",
             )  # fmt: skip
+    for name, columns, given in zip(("boxes", "keypoints"), (4, 2), others, strict=False):
+        for one in given if isinstance(given, Iterable) else ():
+            if not isinstance(one, torch.Tensor) or one.ndim != 2 or one.shape[1] != columns:
+                got = list(one.shape) if isinstance(one, torch.Tensor) else type(one).__name__
+                raise checks.invalid(
+                    where, name, f"a tensor [N, {columns}] for each image", got,
+                    f"Give torch.empty(0, {columns}) for an image without any.",
+                )  # fmt: skip
     for mask, (height, width) in zip(masks if masks is not None else (), sizes, strict=False):
         if tuple(mask.shape[-2:]) != (height, width):
             raise checks.invalid(

@@ -40,7 +40,7 @@ def unreadable(name: str, reason: str) -> UnreadableImage:
     error = UnreadableImage(
         checks.sentence(
             "data", "every file", "a whole image", f"{name} ({reason})",
-            "Mend or remove the file, or leave such files out with --set on_bad=skip.",
+            "Mend or remove the file; a training leaves such files out with --set on_bad=skip.",
         )
     )  # fmt: skip
     error.reason = reason

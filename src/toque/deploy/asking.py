@@ -100,8 +100,9 @@ def files_of(images: Iterable[str | Path]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            near = [found.name for found in path.parent.iterdir()] if path.parent.is_dir() else []
-            hint = checks.nearest(path.name, near) if near else "Check the path."
+            near = [str(found) for found in path.parent.iterdir()] if path.parent.is_dir() else []
+            hint = checks.nearest(str(path), near)
+            hint = hint if "mean" in hint else f"Check the path; this is {Path.cwd()}."
             raise checks.MissingFile(
                 f"predict: {path} must be an image file; there is none. {hint}"
             )

@@ -49,7 +49,7 @@ def calibration(trained: restore.Trained, data_path: str | None, size: Size | No
     if trained.run.data == prepare.OWN:
         source = restore.images_of(trained, data_path)
     else:
-        source = prepare.open_splits(trained.run, prepare.Own()).train
+        source = restore.own_splits(trained.run).train
     return [_pixels(source, number, size) for number in _spread(len(source), _CALIBRATION_IMAGES)]
 
 

@@ -39,8 +39,10 @@ def save_memory(
              budget: share of the activations that a compiled model may keep, 0 to 1
              min_bytes, max_depth: as in `recomputing`
     Raises:  ValueError: budget outside 0 .. 1
+             TypeError: no module
     Example: >>> model = save_memory(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU()))
     """
+    checks.require_module("save_memory", model)
     if not 0 <= budget <= 1:
         raise checks.invalid("save_memory", "budget", "in 0 .. 1", budget, "0.9 is usual.")
     if compiled:

@@ -43,6 +43,7 @@ def focal(
     Source: Lin 2017, arXiv:1708.02002, eq. 4, with softmax
     """
     _check_gamma("focal", gamma)
+    reductions.check("focal", reduction)
     if labels.are_probabilities(targets):
         raise checks.invalid_type(
             "focal", "targets", "class numbers", targets.dtype, "Use cross_entropy for these."

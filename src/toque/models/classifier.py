@@ -84,6 +84,11 @@ def check_images(where: str, images: torch.Tensor, in_channels: int) -> None:
             where, "images", f"of shape [B, {in_channels}, H, W]", list(images.shape),
             "Give a batch with that many channels, or create the model with in_channels=... .",
         )  # fmt: skip
+    if not images.is_floating_point():
+        raise checks.invalid_type(
+            where, "images", "floating", images.dtype,
+            "Normalise them first, as toque.augment.preset does, or take images.float() / 255.",
+        )  # fmt: skip
 
 
 def _linear(num_features: int, num_classes: int) -> nn.Module:

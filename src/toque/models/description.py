@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from toque import checks
 from toque.layers.modes import mode
 from toque.layers.running import modules_running
 from toque.layers.tensors import tensors_in
@@ -98,6 +99,12 @@ def describe(
     Raises:  BranchMismatch, ValueError: as `shapes.check`
     Example: >>> print(describe(create("resnet18", num_classes=10), [1, 3, 224, 224]).text(depth=2))
     """
+    checks.require_module("describe", model)
+    if hasattr(input_shape, "ndim"):  # an array of images would be taken for its rows
+        raise checks.invalid_type(
+            "describe", "input_shape", "a list of whole numbers [B, C, H, W]", "a tensor",
+            "Give its shape, images.shape.",
+        )  # fmt: skip
     shape = tuple(input_shape)
     shapes.check(model, shape)
     layers = _tree(model)

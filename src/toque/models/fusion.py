@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from toque import checks
 from toque.layers.tensors import tensors_in
 from toque.models import branches, convolution, shapes
 from toque.models.blocks import Residual
@@ -56,6 +57,7 @@ def fuse(model: nn.Module, images: torch.Tensor | None = None) -> Fused:
              without it on random inputs of each merged part
     Raises:  ValueError: the merged model differs by more than 1e-3, which only a model that
              amplifies rounding can do
+             TypeError: no module
     Source:  BatchNorm: Jacob 2017, arXiv:1712.05877, section 3.2; branches: Ding 2021,
              arXiv:2101.03697, section 3.3
     Example: >>> deployed, difference = fuse(model)
@@ -72,6 +74,7 @@ def fusion_plan(model: nn.Module, images: torch.Tensor | None = None) -> list[Fu
 def _fused(
     model: nn.Module, images: torch.Tensor | None
 ) -> tuple[nn.Module, list[FusionStep], float]:
+    checks.require_module("fuse", model)
     walk = _Walk()
     before = copy.deepcopy(model).eval()
     after = walk.module(copy.deepcopy(before), "")

@@ -63,8 +63,9 @@ def fit(
     Example: >>> result = toque.fit(toque.Run(data="photos/", model="resnet18", epochs=10))
              >>> result.accuracy, result.report
     """
+    prepare.check_given(run, given := Own(train, val, model, loss))
     with distributed.joined(run.distributed.timeout_s) as world, distributed.together(world):
-        return _fit(run, Own(train, val, model, loss), show, world)
+        return _fit(run, given, show, world)
 
 
 def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:

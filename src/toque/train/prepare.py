@@ -41,6 +41,27 @@ class Own:
     loss: Loss | None = None
 
 
+def check_given(run: Run, own: Own) -> None:
+    """Refuse what cannot be a run, a model or a loss before anything is read.
+
+    Raises: TypeError: settings that are no Run, a name in place of a model or a loss
+    """
+    if not isinstance(run, Run):
+        raise checks.invalid_type(
+            "fit", "run", "a toque.Run", type(run).__name__, "Give toque.Run(data=…, epochs=…)."
+        )
+    for argument, given, setting in (
+        ("model", own.model, 'Run(model="{}")'),
+        ("loss", own.loss, 'Run(loss={{"name": "{}"}})'),
+    ):
+        if given is not None and not callable(given):
+            named = isinstance(given, str)
+            raise checks.invalid_type(
+                "fit", argument, "a module or a function", repr(given),
+                f"One by name is a setting: {setting.format(given)}." if named else "Give that.",
+            )  # fmt: skip
+
+
 def open_splits(run: Run, own: Own) -> Splits:
     """The training and validation images: the caller's own, or what `run.data` names.
 
@@ -54,14 +75,21 @@ def open_splits(run: Run, own: Own) -> Splits:
             )
         return open_named(run, run.data)
     asked = None if run.task == "auto" else run.task
-    return data.own(own.train, own.val, seed=run.seed, val_fraction=run.val_fraction, task=asked)
+    return data.own(
+        own.train, own.val, seed=split_seed(run), val_fraction=run.val_fraction, task=asked
+    )
+
+
+def split_seed(run: Run) -> int:
+    """What draws the validation images, where the data does not say which they are."""
+    return run.seed if run.split_seed is None else run.split_seed
 
 
 def open_named(run: Run, named: str, channels: int | None = None) -> Splits:
     """The images that a name, path or URL stands for, read as the settings say."""
     return data.open(
         named,
-        seed=run.seed,
+        seed=split_seed(run),
         val_fraction=run.val_fraction,
         on_bad=run.on_bad,
         channels=channels,

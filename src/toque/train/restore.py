@@ -105,13 +105,29 @@ def images_of(trained: Trained, data_path: str | None) -> data.Source:
             "evaluate", "the data", "named for a run on a Dataset of your own", "none",
             "Give a folder of images, as in: toque evaluate RUN photos/",
         )  # fmt: skip
-    splits = prepare.open_splits(run, prepare.Own())
+    splits = own_splits(run)
     if splits.classes != trained.classes:
         raise checks.invalid(
             "evaluate", "the data", f"of the run's classes {list(trained.classes)}",
             list(splits.classes), "Name the class folders as in training.",
         )  # fmt: skip
     return splits.val
+
+
+def own_splits(run: Run) -> data.Splits:
+    """The images of a run that began on named data.
+
+    Raises: FileNotFoundError: they are not where the run's settings say, seen from here
+    """
+    try:
+        return prepare.open_splits(run, prepare.Own())
+    except checks.MissingFile as mistake:
+        if Path(run.data).is_absolute():
+            raise
+        raise checks.MissingFile(
+            f"the run's own data, {run.data}, must be found from where this is called; there is "
+            f"none in {Path.cwd()}. Call it where the run was begun, or name the data."
+        ) from mistake
 
 
 def _other_images(trained: Trained, data_path: str) -> data.Source:

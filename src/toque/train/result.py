@@ -13,7 +13,7 @@ from toque.train.run import Run
 from toque.train.run_folder import folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """How a run ended.
 
@@ -35,6 +35,9 @@ class Result:
     scores: Scores | None
     images_seen: int
     seconds: float
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.out}: {self.summary()}>"
 
     @property
     def accuracy(self) -> float | None:

@@ -92,6 +92,9 @@ class Run(Section):
     val_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of a folder without train/ and val/ kept to validate"
     )
+    split_seed: int | None = Field(
+        None, description="of that share; give it to compare seeds on the same images; unset: seed"
+    )
     on_bad: Literal["raise", "skip"] = Field(
         "raise", description="unreadable images: stop and name them, or leave them out and say so"
     )

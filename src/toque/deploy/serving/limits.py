@@ -67,7 +67,11 @@ def decode(
     Raises: Refused: another kind of file, a damaged one, or one above the limits
     """
     if not is_known(body):
-        raise Refused(415, "The body must be a JPEG, PNG, WebP, GIF or BMP file.")
+        form = body.startswith(b"--") and b"Content-Disposition" in body[:400]
+        hint = (
+            " Send the file itself, not a form: curl --data-binary @photo.jpg URL." if form else ""
+        )
+        raise Refused(415, f"The body must be a JPEG, PNG, WebP, GIF or BMP file.{hint}")
     if body.startswith(jpeg.START) and body.count(_START_OF_SCAN) > _MOST_SCANS:
         raise Refused(422, f"The image must have at most {_MOST_SCANS} scans; save it again.")
     try:

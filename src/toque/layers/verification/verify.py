@@ -128,6 +128,16 @@ def verify(
              True
     Cost:    about one second, half of it torch.compile; the example is best small
     """
+    if not callable(target):
+        raise checks.invalid_type(
+            "verify", "target", "a module or a function", type(target).__name__,
+            "Give what is called with the example inputs.",
+        )  # fmt: skip
+    if not isinstance(target, nn.Module) and isinstance(target, type):
+        raise checks.invalid_type(
+            "verify", "target", "a module or a function", f"the class {target.__name__}",
+            f"Give {target.__name__}(…), or of an autograd.Function its apply.",
+        )  # fmt: skip
     for name in (*required, *skip, *only):
         if name not in CHECKS:
             raise checks.invalid(

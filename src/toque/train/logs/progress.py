@@ -7,7 +7,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import IO, TYPE_CHECKING, Literal, Protocol
+from typing import IO, TYPE_CHECKING, Literal, Protocol, get_args
+
+from toque import checks
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -29,6 +31,11 @@ class Progress(Protocol):
 
 def create(kind: Kind) -> Progress:
     """The progress shown on stderr: "auto" is a bar in a terminal and lines elsewhere."""
+    if kind not in get_args(Kind):
+        raise checks.invalid(
+            "fit", "show", f"one of {', '.join(get_args(Kind))}", kind,
+            checks.nearest(str(kind), get_args(Kind)),
+        )  # fmt: skip
     if kind == "auto":
         kind = "bar" if sys.stderr.isatty() else "lines"
     if kind == "bar":

@@ -117,7 +117,7 @@ def verdict_of_task(best: Compared, other: Compared) -> str:
         values = [main.text(run.metrics[main.key]) for run in (best, other)]
         return (
             f"{best.name} ({main.label} {values[0]}) and {other.name} ({values[1]}) were validated "
-            "on other images or data: they cannot be compared image by image."
+            f"on other images or data: they cannot be compared image by image.{_drawn(best, other)}"
         )
     sign = 1 if main.higher else -1
     found = bootstrap(
@@ -134,6 +134,14 @@ def verdict_of_task(best: Compared, other: Compared) -> str:
     )
 
 
+def _drawn(one: Compared, other: Compared) -> str:
+    """What to do where each run drew its validation images by a seed of its own."""
+    seeds = [run.settings.get("split_seed", run.settings.get("seed")) for run in (one, other)]
+    if one.settings.get("data") != other.settings.get("data") or seeds[0] == seeds[1]:
+        return ""
+    return " Give them one split_seed to validate all on the same images."
+
+
 def verdict(best: Compared, other: Compared) -> str:
     """One sentence about two runs with answers, the better first."""
     assert best.scores is not None and other.scores is not None
@@ -147,7 +155,7 @@ def verdict(best: Compared, other: Compared) -> str:
         return (
             f"{best.name} ({best.scores.accuracy.percent()}) and {other.name} "
             f"({other.scores.accuracy.percent()}) were validated on other images or data: they "
-            "cannot be compared image by image."
+            f"cannot be compared image by image.{_drawn(best, other)}"
         )
     right = theirs.right[np.argsort(theirs.indices)].astype(float)
     found = difference(right, mine.right[np.argsort(mine.indices)].astype(float), seed=0)

@@ -248,7 +248,9 @@ class Step:
                 if (sentence := memory.explained(error, len(images))) is None:
                     raise
                 raise sentence from error
+            _check_outputs(outputs)
             loss = self._loss(outputs, targets)
+        _check_loss(loss)
         if counts is not None:
             loss = weighted(loss, *counts)
         scaled = loss if self._scale is None else loss * self._scale.scale
@@ -317,3 +319,25 @@ def _moved(targets: Any, device: torch.device) -> Any:
     if isinstance(targets, Tensor):
         return targets.to(device, non_blocking=True)
     return tree_map(lambda tensor: tensor.to(device, non_blocking=True), targets)
+
+
+def _check_outputs(outputs: Any) -> None:
+    if not isinstance(outputs, Tensor):
+        raise checks.invalid_type(
+            "fit", "what the model returns", "one tensor", type(outputs).__name__,
+            "Return the logits alone; a wrapping module can choose them.",
+        )  # fmt: skip
+
+
+def _check_loss(loss: Any) -> None:
+    """Raise TypeError, ValueError where a loss of the caller's cannot be minimised."""
+    what, fix = "what the loss returns", "Return the mean over the batch, a tensor [] of torch's."
+    if not isinstance(loss, Tensor):
+        raise checks.invalid_type("fit", what, "a tensor []", type(loss).__name__, fix)
+    if loss.dim():
+        raise checks.invalid("fit", what, "a tensor []", list(loss.shape), fix)
+    if not loss.requires_grad:
+        raise checks.invalid(
+            "fit", what, "one that depends on what learns", "a loss without a gradient",
+            "Compute it from the outputs, without detach, item or no_grad; something must learn.",
+        )  # fmt: skip

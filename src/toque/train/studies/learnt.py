@@ -12,7 +12,7 @@ from toque.train import prepare, tasks
 from toque.train.measure import measure
 from toque.train.metrics import answers as answer_files
 from toque.train.metrics.answers import Answers, answers_of, joined
-from toque.train.restore import Trained
+from toque.train.restore import Trained, own_splits
 from toque.train.run_folder import environment
 from toque.train.run_folder.folder import read_run
 
@@ -29,7 +29,7 @@ def images_of(trained: Trained) -> data.Source:
             "toque check", "--run", "a run on a folder, a table or other named data",
             "one on a Dataset of your own", "Ask its model from Python: toque.train.load_model.",
         )  # fmt: skip
-    return prepare.open_splits(trained.run, prepare.Own()).train
+    return own_splits(trained.run).train
 
 
 def answer(path: Path, trained: Trained, source: data.Source, *, show: Show = "auto") -> Answers:
