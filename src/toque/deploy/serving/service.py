@@ -1,0 +1,156 @@
+"""What happens to a request: read, decoded in threads, asked about in batches, and said."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from starlette.requests import Request
+
+from toque.deploy.explain import why_not
+from toque.deploy.outputs import Raw
+from toque.deploy.predictor import Pixels, Predictor
+from toque.deploy.serving.access import Log
+from toque.deploy.serving.batching import Batcher, Full
+from toque.deploy.serving.explaining import Explaining
+from toque.deploy.serving.limits import Limits, Refused, decode, read_body
+from toque.deploy.serving.metrics import Metrics
+from toque.deploy.serving.reloading import Reloading
+from toque.deploy.serving.replies import Reply, reply
+
+_FULL = "Too many requests wait; try again in a second."
+
+
+class Service:
+    """The model of a run folder or exported file, answering within bounds.
+
+    Args:   device, trust, calibrate, explain, look_every_s: as of `app.create_app`
+            log: called with each attempt to load a newer model
+    Raises: as `toque.deploy.load`
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        limits: Limits,
+        log: Log,
+        *,
+        device: str,
+        trust: bool,
+        calibrate: bool,
+        explain: bool,
+        look_every_s: float,
+    ) -> None:
+        self.metrics = Metrics()
+        self._limits = limits
+        self._log = log
+        self._explain = explain
+        self._model = Reloading(
+            source, self._told, device=device, trust=trust, calibrate=calibrate,
+            every_s=look_every_s,
+        )  # fmt: skip
+        self._readers = ThreadPoolExecutor(max(1, torch.get_num_threads()), "decode")
+        self._batcher = Batcher(limits, self.metrics.batch)
+        self._explaining = Explaining(limits)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model that answers now."""
+        return self._model.predictor
+
+    @property
+    def explains(self) -> bool:
+        """Whether it shows where it looked."""
+        return self._explain and why_not(self.predictor) is None
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answers inside, in the running event loop; once."""
+        self._batcher.start()
+        self._model.start()
+        yield
+        await self._model.stop()
+        await self._batcher.stop()
+        self._explaining.stop()
+        self._readers.shutdown(wait=True)
+
+    def require_room(self) -> None:
+        """Raises Refused where a request sent now would be turned away."""
+        if self._batcher.waiting >= self._limits.max_waiting:
+            raise Refused(503, _FULL)
+
+    def measured(self) -> str:
+        """Counts and times for Prometheus."""
+        return self.metrics.text(self._batcher.waiting)
+
+    async def answer(self, request: Request, top: int | None) -> Reply:
+        """What the model says of the image in the body.
+
+        Args:   top: how many classes; all if unset
+        Raises: Refused: no room, no time, or a body above the limits
+        """
+        try:
+            self._batcher.enter()
+        except Full:
+            raise Refused(503, _FULL) from None
+        try:
+            body = await read_body(request, self._limits)
+            start = time.perf_counter()
+            predictor = self.predictor
+            async with self._in_time():
+                pixels = await self._pixels(body, predictor)
+                raw = await self._batcher.ask(predictor, pixels)
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._readers, _said, predictor, pixels, raw, top, start
+                )
+        finally:
+            self._batcher.leave()
+
+    async def explanation(self, request: Request, label: str | None) -> bytes:
+        """A PNG of where the network looked in the image in the body.
+
+        Args:   label: for which class; for the most probable one if unset
+        Raises: Refused: as `answer`, a class that is not known, a model that shows nothing
+        """
+        predictor = self.predictor
+        if not self._explain:
+            raise Refused(404, "This server answers without explanations.")
+        if (reason := why_not(predictor)) is not None:
+            raise Refused(404, f"The model must be {reason[0]} to be explained. {reason[2]}")
+        self._explaining.enter()
+        try:
+            body = await read_body(request, self._limits)
+            async with self._in_time():
+                pixels = await self._pixels(body, predictor)
+                return await self._explaining.png(predictor, pixels, label)
+        finally:
+            self._explaining.leave()
+
+    async def _pixels(self, body: bytes, predictor: Predictor) -> Pixels:
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers, decode, body, predictor.channels, self._limits, predictor.size
+        )
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._limits.answer_s):
+                yield
+        except TimeoutError:
+            answer_s = self._limits.answer_s
+            raise Refused(503, f"No answer within {answer_s:g} s; try again.") from None
+
+    def _told(self, done: bool, sentence: str) -> None:
+        self.metrics.reloaded("done" if done else "failed")
+        self._log({"time": time.time(), "event": "reload", "done": done, "message": sentence})
+
+
+def _said(predictor: Predictor, pixels: Pixels, raw: Raw, top: int | None, start: float) -> Reply:
+    height, width = pixels.shape[:2]
+    answer = predictor.outputs.answer("", predictor.labels, raw, (height, width))
+    return reply(answer, top, lambda: round(1000 * (time.perf_counter() - start), 2))
