@@ -58,7 +58,6 @@ def running(source, limits=None, **settings):
     config = uvicorn.Config(
         app, http=serving._protocol(limits), ws="none", access_log=False, log_level="error",
         h11_max_incomplete_event_size=serving._HEADER_BYTES,
-        timeout_keep_alive=serving._KEEP_ALIVE_S,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

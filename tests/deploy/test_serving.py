@@ -1,9 +1,11 @@
 """The server answers as predict does, within bounds, and loses nothing."""
 
 import asyncio
+import contextlib
 import gc
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -173,6 +175,20 @@ def test_the_log_of_problems_alone(capsys):
     assert [row.get("status") for row in rows] == [500, 503, None]
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full, always full")  # noqa: PTH110
+def test_a_log_that_is_full_keeps_nobody_from_an_answer(run):
+    """As where standard error is a file, and its disk is full."""
+    words = [sys.executable, "-c", PATIENT, str(run)]
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=full, text=True)
+    try:
+        server = Server(int(re.search(r":(\d+) ", process.stdout.readline()).group(1)), [])
+        assert [server.ask(encoded())[0] for _ in range(3)] == [200, 200, 200]
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_model_that_breaks_is_a_500_and_the_server_lives(server, model):
     model.breaks = True
     status, _, said = server.ask(encoded())
@@ -273,21 +289,44 @@ def test_slow_headers_are_hung_up_on(impatient):
     assert speak(impatient, b"POST /predict HTTP/1.1\r\nHos") == b""
 
 
+def is_answered(raw):
+    """Whether one more request on this connection gets its whole answer."""
+    raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+    said = b""
+    while not said.endswith(b'"alive"}'):
+        if not (more := raw.recv(65536)):
+            return False
+        said += more
+    return True
+
+
 def test_slow_headers_after_an_answer_are_hung_up_on(impatient):
     """The connection is kept for the next request, and not for one that never comes whole."""
 
     def ends():
         with socket.create_connection(("127.0.0.1", impatient.port), timeout=PATIENCE_S) as raw:
-            raw.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            said = b""
-            while b"alive" not in said:
-                if not (more := raw.recv(65536)):
-                    return False  # a machine so slow that the first headers came late
-                said += more
+            if not is_answered(raw):
+                return False  # a machine so slow that the first headers came late
             raw.sendall(b"GET /health HTTP/1.1\r\nHos")
             return raw.recv(65536) == b""
 
     until(ends, "an answer before the end")
+
+
+def test_idle_connections_are_kept_until_there_are_many(model):
+    limits = Limits(max_waiting=1, body_s=PATIENCE_S)  # of 8 connections, 4 are not many
+    with running("made up", limits) as server, contextlib.ExitStack() as open_until_the_end:
+
+        def connected():
+            address = ("127.0.0.1", server.port)
+            raw = socket.create_connection(address, timeout=PATIENCE_S)
+            open_until_the_end.enter_context(raw)
+            assert is_answered(raw)
+            return raw
+
+        kept = [connected() for _ in range(4)]
+        assert connected().recv(1) == b""  # the fifth is hung up on, and the earlier ones are not
+        assert all(is_answered(raw) for raw in kept)
 
 
 def test_headers_that_are_too_long(server):

@@ -161,7 +161,9 @@ def test_the_bytes_are_really_less():
     x = torch.randn(8, 4, 32, 32)
     live = []
     for one in (copy.deepcopy(model), saving(model)):
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        with profile(
+            activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+        ) as profiled:
             out = one(x)
         events = profiled.profiler.kineto_results.events()
         live.append(sum(event.nbytes() for event in events if event.name() == "[memory]"))

@@ -165,7 +165,7 @@ def real_peak(model, images, optimizer):
     state = [t for s in made.state.values() for t in s.values() if torch.is_tensor(t)]
     stays = [*model.parameters(), *model.buffers(), *state, images]
     with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profile:
         step()
     records = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]

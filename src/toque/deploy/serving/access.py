@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import re
@@ -34,8 +35,9 @@ Log = Callable[[dict[str, Any]], None]
 
 
 def write_log(row: dict[str, Any]) -> None:
-    """One line of JSON on standard error."""
-    print(json.dumps(row, ensure_ascii=True), file=sys.stderr, flush=True)
+    """One line of JSON on standard error; nobody goes without an answer for a log that is full."""
+    with contextlib.suppress(OSError):
+        print(json.dumps(row, ensure_ascii=True), file=sys.stderr, flush=True)
 
 
 def write_problems(row: dict[str, Any]) -> None:

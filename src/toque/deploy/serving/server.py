@@ -17,6 +17,7 @@ _DRAIN_S = 30
 _HEADER_BYTES = 16 * 1024
 # Longer than a proxy keeps its side (60 s in most): one that sends while we hang up gets no answer.
 _KEEP_ALIVE_S = 75
+_KEEP_ALIVE_CROWDED_S = 1
 
 
 def serve(
@@ -65,9 +66,8 @@ def serve(
             access_log=False,
             log_level="warning",
             server_header=False,
-            limit_concurrency=8 * bounds.max_waiting,
+            limit_concurrency=_most_connections(bounds),
             h11_max_incomplete_event_size=_HEADER_BYTES,
-            timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_DRAIN_S,
         )
         address, taken = listening.getsockname()[:2]
@@ -103,8 +103,14 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+def _most_connections(limits: Limits) -> int:
+    return 8 * limits.max_waiting
+
+
 def _protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """uvicorn's HTTP/1.1 with a bound on the time that the headers of each request may take."""
+    """uvicorn's HTTP/1.1 with a bound on the time that the headers of each request may take, and
+    on how long idle connections are kept.
+    """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
     class Timed(H11Protocol):
@@ -123,6 +129,12 @@ def _protocol(limits: Limits) -> type[asyncio.Protocol]:
                 self._in_time()
             elif self._slow is None:
                 self._slow = self.loop.call_later(limits.body_s, self.transport.close)
+
+        def on_response_complete(self) -> None:
+            # Who waits for nothing makes room before new connections must be refused.
+            crowded = len(self.connections) > _most_connections(limits) // 2
+            self.timeout_keep_alive = _KEEP_ALIVE_CROWDED_S if crowded else _KEEP_ALIVE_S
+            super().on_response_complete()
 
         def connection_lost(self, error: Exception | None) -> None:
             self._in_time()
