@@ -164,7 +164,7 @@ def test_names_of_files_and_classes_cannot_act() -> None:
         title=EVIL, settings={EVIL: {EVIL: EVIL}}, changed={f"{EVIL}.{EVIL}"}, classes=classes,
         metrics=[{"images_seen": 1, "split": "train", "loss": EVIL, "epoch": EVIL}, *rows()],
         confusion=np.array([[1, 2], [3, 4]]), mistakes=[picture], correct=[picture], augmented=[picture],
-        environment={EVIL: [EVIL]}, outcome={"weights": EVIL, "sha256": EVIL, EVIL: EVIL}, notes=[EVIL],
+        environment={EVIL: [EVIL]}, outcome={"weights": EVIL, "sha256": EVIL, EVIL: EVIL}, notes=[EVIL], next_steps=[EVIL],
     )  # fmt: skip
     for shown in (
         data,

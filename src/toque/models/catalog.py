@@ -114,6 +114,15 @@ def names() -> list[str]:
     return [f"toque/{name}" for name in _OWN]
 
 
+def has_weights(name: str) -> bool:
+    """Whether `create` may find published weights for that name; timm's and torchvision's do not
+    all have some, and are not asked here."""
+    catalogue, _, short = name.rpartition("/")
+    return catalogue in ("timm", "torchvision") or (
+        catalogue in ("", "toque") and short in _SAME_AS
+    )
+
+
 @dataclass(frozen=True)
 class Size:
     """How large a model is: parameters, FLOPs of one image, and the image, as in 3x224x224."""

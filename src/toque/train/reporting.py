@@ -19,6 +19,7 @@ from toque.train.logs.log import read_rows
 from toque.train.metrics import Answers, Scores, Suspect, suspects, unlearnt
 from toque.train.metrics import answers as answer_files
 from toque.train.metrics.shown import Table
+from toque.train.next_steps import next_steps
 from toque.train.run import Run
 from toque.train.run_folder import environment, folder, kept, outcome
 from toque.train.run_folder.folder import RunFolder, read_run
@@ -113,6 +114,12 @@ def write_report(path: Path, splits: Splits | None) -> Path:
         outcome=told,
         notes=ended.notes if ended else (),
     )
+    if ended is not None and ended.scores is not None:
+        counts = None
+        if splits is not None:
+            counts = np.bincount(splits.train.labels, minlength=len(classes))
+        steps = next_steps(run, rows, ended.scores, classes, counts)
+        contents = replace(contents, next_steps=steps)
     if splits is not None:
         advice = clock.advice(validations, run, splits.train, environment.num_cores())
         contents = replace(contents, advice=advice, augmented=_augmented(run, splits))

@@ -82,6 +82,7 @@ class ReportData:
              worst: pictures answered worst, with the answers
              intervals: of those metrics, by key
              scores: with their intervals and the calibration
+             next_steps: what may be tried next, a sentence each
              advice: one sentence on what would make it faster
              signal: of the network before the first step
              doubtful: images whose labels the answers contradict, the firmest first
@@ -111,6 +112,7 @@ class ReportData:
     worst: Sequence[Picture] = ()
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     scores: Scores | None = None
+    next_steps: Sequence[str] = ()
     advice: str | None = None
     signal: Signal | None = None
     mistakes: Sequence[Picture] = ()

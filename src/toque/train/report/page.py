@@ -101,6 +101,7 @@ def _context(data: ReportData) -> dict[str, Any]:
     return {
         "title": data.title,
         "notes": list(data.notes),
+        "next_steps": list(data.next_steps),
         "tiles": [*_measured(outcome, data), *_tiles(outcome, matrix, data.scores)],
         "charts": _charts(data.metrics, outcome.get("best_epoch"), data.measured),
         "epochs": _epochs(data.metrics),
