@@ -47,7 +47,7 @@ def train(
 
     run = run_of(data, config, settings, out)
 
-    from toque.train.distributed import LostRank, joining, launch
+    from toque.train.distributed import Elsewhere, LostRank, failing, joining, launch
 
     if restarts and devices is None:
         raise checks.invalid(
@@ -68,7 +68,9 @@ def train(
         raise SystemExit(stop.code) from None
     except LostRank as lost:
         print(f"toque: {lost}", file=sys.stderr)
-        raise SystemExit(1) from None
+        failing.leave(1)
+    except Elsewhere as end:
+        failing.leave(int(end.code or 0))
     if quiet or not joining.speaks():
         return
     print(

@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from tests.conftest import write_photos
+from toque.train.distributed import launch
 
 LIMIT_S = 240
 SETTINGS = (
@@ -195,6 +197,30 @@ def test_a_mistake_is_one_sentence_and_not_made_again(photos, tmp_path):
         "Raise it, or start fewer ranks."
     ]
     assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_that_comes_between_two_starts_is_not_lost(monkeypatch):
+    """Where torch's handler raises in a place at which Python drops exceptions, and where not."""
+    starts = []
+
+    def dies(devices, words):
+        starts.append(words)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1, "rank 1 was killed by SIGKILL"
+
+    def raising(number, frame):
+        raise SignalException("stopped", sigval=signal.Signals(number))
+
+    monkeypatch.setattr(launch, "_run", dies)
+    monkeypatch.setattr(launch, "_prepare", lambda devices: None)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        for handler in (lambda number, frame: None, raising):
+            signal.signal(signal.SIGTERM, handler)
+            assert launch.local(2, ["-m", "nothing"], restarts=3) == 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert len(starts) == 2
 
 
 def test_restarts_without_a_launcher_are_refused(toque, photos):

@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from toque import checks
 from toque.train.distributed import joining, presence, recorder
@@ -116,7 +116,7 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
         elif _is_out_of_memory(error):
             kind, sentence = "mistake", _OUT_OF_MEMORY
         failure = watch.post(_Failure(world.rank, kind, sentence))
-    _let_go(world, error)
+    _let_go(world, error, are_others=watch.are_others())
     watch.end()
     if world.first:
         watch.say()
@@ -131,7 +131,18 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
     return Elsewhere(failure.code)
 
 
-def _let_go(world: World, error: Exception) -> None:
+def leave(code: int) -> NoReturn:
+    """End this process at once, with what it said written.
+
+    To take down an interpreter in which torch has run takes a second or more, and the launcher,
+    which would start all ranks again, waits for it. What the run has opened is closed by then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _let_go(world: World, error: Exception, *, are_others: bool) -> None:
     """Close the connections, so that those who wait for this rank do not go on waiting.
 
     gloo closes them when nobody holds the group any more: not the world, and no local variable of
@@ -144,7 +155,8 @@ def _let_go(world: World, error: Exception) -> None:
     if dist.is_initialized():
         with contextlib.suppress(Exception):
             dist.destroy_process_group()
-    gc.collect()
+    if are_others:
+        gc.collect()
 
 
 def _reason(error: Exception) -> str:
@@ -207,12 +219,17 @@ class _Watch:
         return failure
 
     def failure_of_another(self, wait_s: float) -> _Failure | None:
+        """What another rank left, waiting a little; None where one has ended without a word."""
         deadline = time.monotonic() + wait_s
+        num_others = self._world.size - 1
         while True:
+            is_late = time.monotonic() > deadline
             with contextlib.suppress(RuntimeError):
+                # Before the look: who fails leaves its sentence first, and then ends.
+                is_late = is_late or len(self._others()) < num_others
                 if self._store.check([FAILURE]):
                     return _Failure.read(self._store.get(FAILURE))
-            if time.monotonic() > deadline:
+            if is_late:
                 return None
             time.sleep(0.05)
 
@@ -232,6 +249,8 @@ class _Watch:
             try:
                 if self._store.check([_SAID]):
                     self._store.set(f"heard/{self._world.rank}", "1")
+                    return
+                if self._is_gone(0):
                     return
             except RuntimeError:
                 return
@@ -284,6 +303,12 @@ class _Watch:
                 if self._store.check([answer])
             }
         return {}
+
+    def are_others(self) -> bool:
+        """Whether any other rank may still run."""
+        with contextlib.suppress(RuntimeError):
+            return bool(self._others())
+        return True
 
     def _others(self) -> list[int]:
         """The other ranks, but for those that are known to have ended."""

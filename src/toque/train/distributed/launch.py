@@ -37,19 +37,55 @@ def local(devices: int, command: Sequence[str], *, restarts: int = 0) -> int:
             "train", "--devices", f"at most the {torch.cuda.device_count()} GPUs of this machine",
             devices, 'Lower it, or train on the CPU with --set device="cpu".',
         )  # fmt: skip
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
     _prepare(devices)
-    for left in range(restarts, -1, -1):
-        code, died = _run(devices, command)
-        if code in (0, _MISTAKE) or code > _SIGNAL:
-            break
-        if left:
-            then = f"all are started again, {left - 1} restarts are left"
-        elif _KILLED in died:
-            then = "the same command continues from the last checkpoint"
-        else:  # it has told its own end
-            break
-        print(f"toque: {died}; {then}.", file=sys.stderr)
+    with _Heard() as heard:
+        try:
+            for left in range(restarts, -1, -1):
+                code, died = _run(devices, command)
+                if number := heard.number():
+                    return _SIGNAL + number
+                if code in (0, _MISTAKE) or code > _SIGNAL:
+                    break
+                if left:
+                    then = f"all are started again, {left - 1} restarts are left"
+                elif _KILLED in died:
+                    then = "the same command continues from the last checkpoint"
+                else:  # it has told its own end
+                    break
+                print(f"toque: {died}; {then}.", file=sys.stderr)
+        except SignalException as stopped:  # between two starts
+            return _SIGNAL + int(stopped.sigval)
     return code
+
+
+class _Heard:
+    """Remembers a SIGTERM or SIGINT of this process, whatever handler there is.
+
+    torch's handler raises an exception. While objects are taken down, as those of a start whose
+    ranks have ended, Python prints an exception and goes on: the signal would be lost.
+    """
+
+    def __enter__(self) -> _Heard:
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._reading, False)
+        os.set_blocking(self._writing, False)
+        self._before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._before)
+        os.close(self._reading)
+        os.close(self._writing)
+
+    def number(self) -> int | None:
+        """The first one that came, if any."""
+        try:
+            numbers = os.read(self._reading, 4096)
+        except BlockingIOError:
+            return None
+        return next((one for one in numbers if one in (signal.SIGTERM, signal.SIGINT)), None)
 
 
 def _prepare(devices: int) -> None:

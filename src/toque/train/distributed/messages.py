@@ -7,6 +7,7 @@ checkpoint would mix its own into the training's.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -16,6 +17,7 @@ from toque.train.distributed import failing, joining, presence
 from toque.train.distributed.world import World
 
 _FIRST_LOOK_S, _LOOK_S = 0.005, 0.5  # between two looks, which become rarer: a save takes seconds
+_LAST_LOOK_S = 0.02  # when the run ends
 _SILENT_S = 15.0  # without a new sign of life for so long, nothing more will come
 _GRACE_S = 2.0  # in which what is nearly done may still come when the run ends
 
@@ -32,6 +34,7 @@ class Messages:
         self._store = dist.PrefixStore(world.name, joining.connect(timedelta(seconds=timeout_s)))
         self._timeout_s = timeout_s
         self._end_s: float | None = None
+        self._ends = threading.Event()
 
     def tell(self, key: str, value: Any) -> None:
         """Leave a value of JSON under a key that was never used."""
@@ -44,6 +47,7 @@ class Messages:
     def give_up(self) -> None:
         """Let a thread that waits here come to its end: the run ends."""
         self._end_s = time.monotonic() + _GRACE_S
+        self._ends.set()
 
     def heard(self, keys: Mapping[int, str]) -> list[Any]:
         """Wait for what ranks tell, each under its key; the values in the order of the keys.
@@ -55,9 +59,11 @@ class Messages:
         pause_s, looked_s = _FIRST_LOOK_S, time.monotonic()
         # Not the store's own wait: torch prints a warning for every one that ends without a value.
         while not self._store.check(list(keys.values())):
-            time.sleep(pause_s)
+            ends = self._ends.wait(pause_s)
+            if ends:  # whoever ends the run waits for this thread
+                time.sleep(_LAST_LOOK_S)
             pause_s = min(1.5 * pause_s, _LOOK_S)
-            if time.monotonic() - looked_s >= _LOOK_S:
+            if ends or time.monotonic() - looked_s >= _LOOK_S:
                 looked_s = time.monotonic()
                 missing = [rank for rank, key in keys.items() if not self._is_told(key)]
                 self._look_after(missing, signs, deadline)
