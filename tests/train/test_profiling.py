@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from torch import nn
+from torch.autograd import DeviceType
 
 from tests.train import test_fit as fitting
 from toque.train.metrics.stages import STAGES
@@ -73,10 +74,10 @@ def test_the_sentence_names_the_bottleneck(changed, words):
 
 
 def test_operators_are_ranked_by_the_time_in_themselves():
-    def event(key, own_us, whole_us):
+    def event(key, own_us, whole_us, device=DeviceType.CPU):
         return SimpleNamespace(
             key=key, self_cpu_time_total=own_us, cpu_time_total=whole_us,
-            self_device_time_total=whole_us, count=6,
+            self_device_time_total=whole_us, count=6, device_type=device,
         )  # fmt: skip
 
     found = dearest([event("outer", 100, 1000), event("inner", 900, 900)], on_gpu=False)
@@ -84,7 +85,9 @@ def test_operators_are_ranked_by_the_time_in_themselves():
         ("inner", 0.9, 2), ("outer", 0.1, 2),
     ]  # fmt: skip
     assert found[0].ms == pytest.approx(0.3)
-    assert dearest([event("outer", 0, 5), event("inner", 9, 1)], on_gpu=True)[0].name == "outer"
+    kernel = event("a kernel", 0, 6, DeviceType.CUDA)  # counted with the operator that queued it
+    on_gpu = dearest([event("outer", 0, 5), event("inner", 9, 1), kernel], on_gpu=True)
+    assert [(cost.name, cost.ms) for cost in on_gpu] == [("outer", 5e-3 / 3), ("inner", 1e-3 / 3)]
 
 
 def test_mistakes_are_named(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from toque import checks
@@ -182,6 +183,7 @@ def _loading(tried: Trial, steps: int) -> float:
     began = time.perf_counter()
     with contextlib.closing(tried.batches(0, _LOADED_IMAGES)) as batches:
         for number, _ in enumerate(batches, 1):
+            _wait(tried.device)  # else copies and passes of many batches would queue up there
             images += size
             if number >= steps and time.perf_counter() - began >= _LOADING_S:
                 break
@@ -207,7 +209,12 @@ def _traced(tried: Trial, batch: Batch, trace: Path | None) -> tuple[tuple[Cost,
 def dearest(averages: Any, on_gpu: bool) -> tuple[Cost, ...]:
     """The operators with the most time in themselves, not in what they call."""
     name = "self_device_time_total" if on_gpu else "self_cpu_time_total"
-    took = [(event.key, float(getattr(event, name)), int(event.count)) for event in averages]
+    took = [
+        (event.key, float(getattr(event, name)), int(event.count))
+        for event in averages
+        # A GPU's kernels are listed beside the operators that queued them, which have their time.
+        if event.device_type == DeviceType.CPU
+    ]
     total = sum(us for _, us, _ in took) or 1.0
     took.sort(key=lambda one: -one[1])
     return tuple(
