@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import toque
-from tests.train import test_fit as fitting
+from tests.train import runs
 from toque.train.logs import clock as clocks
 from toque.train.logs.clock import Clock, advice, remark
 from toque.train.metrics.stages import STAGES, shares
@@ -145,7 +145,7 @@ def test_advice_is_given_once(time):
 
 
 def test_rows_of_a_run_say_where_its_time_went(tmp_path):
-    result = fitting.train(tmp_path / "run", epochs=2)
+    result = runs.train(tmp_path / "run", epochs=2)
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     vals = [found for found in rows if found["split"] == "val"]
     trains = [found for found in rows if found["split"] == "train"]

@@ -21,7 +21,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import toque
-from tests.train.test_fit import TRAIN, VAL, bits, network, settings
+from tests.train.runs import TRAIN, VAL, bits, network, settings
+from tests.waiting import until
 from toque import data
 from toque.train import Stopped
 from toque.train.state import checkpoint, saving
@@ -45,6 +46,39 @@ def at_step(actions):
         return cross_entropy(outputs, targets)
 
     return loss
+
+
+class Saves:
+    """What becomes of the saves that a run asks for; the thread that writes may be far behind."""
+
+    def __init__(self, monkeypatch):
+        self.asked = self.ended = self.failed = 0
+        take, write = saving.OneFile.take, saving.OneFile.write
+
+        def taking(medium, state):
+            self.asked += 1
+            return take(medium, state)
+
+        def writing(medium, *what):
+            try:
+                write(medium, *what)
+            except OSError:
+                self.failed += 1
+                raise
+            finally:
+                self.ended += 1
+
+        monkeypatch.setattr(saving.OneFile, "take", taking)
+        monkeypatch.setattr(saving.OneFile, "write", writing)
+        monkeypatch.setattr(saving, "_RETRY_S", 1e-6)
+
+    def settle(self):
+        """Return once the save under way, if there is one, is done."""
+        until(lambda: self.ended == self.asked, "the end of a save")
+
+    def fail(self):
+        """Return once a save has failed."""
+        until(lambda: self.failed, "a save that fails")
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +105,19 @@ BACKGROUND = pytest.mark.parametrize("background", [True, False])
 
 @BACKGROUND
 def test_a_disk_that_is_full_for_a_while(small_disk, reference, capsys, monkeypatch, background):
-    monkeypatch.setattr(saving, "_RETRY_S", 1e-6)
+    saves = Saves(monkeypatch)
     before = []
 
     def fill():
-        deadline = time.monotonic() + 60
-        while not (found := checkpoint.found(small_disk / "run" / "checkpoints")):
-            assert time.monotonic() < deadline
-        before.extend(found)
+        if not before:
+            saves.settle()
+        before.extend(checkpoint.found(small_disk / "run" / "checkpoints"))
         with (small_disk / "ballast").open("ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(512))
 
     def mend():
+        saves.fail()
         # All the while, what was there was whole.
         for one in before:
             assert checkpoint.load(one.path)["images_seen"] == one.images_seen
@@ -117,10 +151,11 @@ def test_a_disk_that_stays_full_ends_the_run_with_a_sentence_and_the_command_con
 
 
 def test_the_right_to_write_lost_for_a_while(tmp_path, reference, capsys, monkeypatch):
-    monkeypatch.setattr(saving, "_RETRY_S", 1e-6)
+    saves = Saves(monkeypatch)
     root, checkpoints = os.geteuid() == 0, tmp_path / "run" / "checkpoints"
 
     def lose():
+        saves.settle()
         if root:  # for whom permission bits do not count: become somebody else
             os.seteuid(65534)
         else:
@@ -132,9 +167,13 @@ def test_the_right_to_write_lost_for_a_while(tmp_path, reference, capsys, monkey
         else:
             checkpoints.chmod(0o700)
 
+    def mend():
+        saves.fail()
+        regain()
+
     often = {"every_s": 1e-6, "background": True}
     try:
-        train(tmp_path / "run", loss=at_step({5: lose, 12: regain}), checkpoint=often)
+        train(tmp_path / "run", loss=at_step({5: lose, 12: mend}), checkpoint=often)
     finally:
         regain()
     assert "could not be saved ([Errno 13] Permission denied" in capsys.readouterr().err
@@ -144,19 +183,22 @@ def test_the_right_to_write_lost_for_a_while(tmp_path, reference, capsys, monkey
 def test_a_file_size_limit_is_a_failed_save_and_no_death(tmp_path, reference, capsys, monkeypatch):
     import resource
 
-    monkeypatch.setattr(saving, "_RETRY_S", 1e-6)
+    saves = Saves(monkeypatch)
     kept = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def limit(number):
-        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (number, kept[1]))
+    def limit():
+        saves.settle()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, kept[1]))
+
+    def lift():
+        saves.fail()
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
 
     try:
         often = {"every_s": 1e-6, "background": True}
-        train(
-            tmp_path / "run", loss=at_step({5: limit(2048), 12: limit(kept[0])}), checkpoint=often
-        )
+        train(tmp_path / "run", loss=at_step({5: limit, 12: lift}), checkpoint=often)
     finally:
-        limit(kept[0])()
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
     assert os.strerror(errno.EFBIG) in capsys.readouterr().err
     assert bits(tmp_path / "run") == reference
 

@@ -1,11 +1,8 @@
 """fit: the same bits whatever happens in between, and a sentence for every mistake."""
 
 import dataclasses
-import hashlib
-import json
 import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,62 +11,21 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import toque
-from toque import checks, data
+from tests.train.runs import (
+    TRAIN,
+    VAL,
+    Crash,
+    bits,
+    crashing_after,
+    images,
+    network,
+    settings,
+    train,
+)
+from toque import checks
 from toque.random import Key
-from toque.train.metrics import stages
 from toque.train.run_folder import environment, folder
 from toque.train.state import checkpoint
-
-TIMES = stages.MEASURED
-
-
-def images(count, start=0):
-    """Two kinds of 8 x 8 pictures: bright on the left, or bright on the right, with noise."""
-    key = Key(99, 0, np.arange(start, start + count))
-    labels = key.integers("label", 0, 2)[:, 0]
-    pixels = 80 * key.uniform("noise", 64).reshape(count, 8, 8)
-    pixels[labels == 0, :, :4] += 60
-    pixels[labels == 1, :, 4:] += 60
-    return data.ArraySource(pixels.to(torch.uint8), labels, ["left", "right"])
-
-
-TRAIN, VAL = images(100), images(30, start=1000)
-
-
-def network():
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
-        nn.Linear(4 * 36, 2),
-    )  # fmt: skip
-
-
-def settings(out, **changed):
-    return toque.Run(
-        **{
-            "out": str(out),
-            "epochs": 3,
-            "batch_size": 16,
-            "augment": "none",
-            "ema": {"half_life_epochs": 0.5},
-            "optimizer": {"name": "adamw"},
-            "checkpoint": {"every_s": 1e-6, "background": False},  # one in every step
-            "log": {"tensorboard": False, "every_images": 48},
-            **changed,
-        }
-    )
-
-
-def train(out, *, loss=None, model=network, show="quiet", train=TRAIN, val=VAL, **changed):
-    return toque.fit(
-        settings(out, **changed), train=train, val=val, model=model, loss=loss, show=show
-    )
-
-
-def bits(out):
-    """The weights' hash, and the rows without their times."""
-    rows = [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
-    rows = [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
-    return hashlib.sha256((Path(out) / "weights.safetensors").read_bytes()).hexdigest(), rows
 
 
 @pytest.fixture(scope="module")
@@ -78,25 +34,6 @@ def reference(tmp_path_factory):
     result = train(out)
     assert result.images_seen == 304  # 19 full batches: the first past 3 x 100 images
     return bits(out)
-
-
-class Crash(Exception):
-    pass
-
-
-def crashing_after(steps):
-    """The usual loss, that raises in its `steps`-th training step."""
-    count = 0
-
-    def loss(outputs, targets):
-        nonlocal count
-        if outputs.requires_grad:
-            count += 1
-            if count > steps:
-                raise Crash
-        return cross_entropy(outputs, targets)
-
-    return loss
 
 
 def test_it_learns_and_writes_a_folder_that_explains_itself(tmp_path):

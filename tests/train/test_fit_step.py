@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.train.test_fit import TRAIN, Crash, bits, crashing_after, settings, train
+from tests.train.runs import TRAIN, Crash, bits, crashing_after, settings, train
 from toque.data import Batch
 from toque.train.run import MixSettings, Run, StopSettings
 from toque.train.steps.mixing import Mixing

@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 import toque
-from tests.train import test_fit as fitting
+from tests.train import runs
 from toque.train.logs import loggers
 from toque.train.logs.log import read_rows
 
@@ -95,7 +95,7 @@ def mlflow(monkeypatch):
 
 
 def test_wandb_gets_every_number_of_metrics_jsonl(wandb, tmp_path):
-    run = fitting.train(tmp_path / "run", epochs=2, log={"to": ["wandb"], "every_images": 48})
+    run = runs.train(tmp_path / "run", epochs=2, log={"to": ["wandb"], "every_images": 48})
     rows = read_rows(run.out / "metrics.jsonl")
     assert len(wandb.rows) == len(rows) and wandb.finished == 1
     for told, row in zip(wandb.rows, rows, strict=True):
@@ -108,15 +108,15 @@ def test_wandb_gets_every_number_of_metrics_jsonl(wandb, tmp_path):
 
 def test_a_run_that_goes_on_is_the_same_run_and_a_new_one_another(wandb, tmp_path):
     for _ in range(2):
-        loggers.Wandb(toque.Run(), fitting.train(tmp_path / "a", epochs=1).out)
-    loggers.Wandb(toque.Run(), fitting.train(tmp_path / "b", epochs=1).out)
+        loggers.Wandb(toque.Run(), runs.train(tmp_path / "a", epochs=1).out)
+    loggers.Wandb(toque.Run(), runs.train(tmp_path / "b", epochs=1).out)
     first, again, other = (init["id"] for init in wandb.inits)
     assert first == again != other
 
 
 def test_mlflow_gets_settings_once_and_every_number(mlflow, tmp_path):
     settings = {"epochs": 2, "log": {"to": ["mlflow"], "every_images": 48}}
-    run = fitting.train(tmp_path / "run", **settings)
+    run = runs.train(tmp_path / "run", **settings)
     rows = read_rows(run.out / "metrics.jsonl")
     losses = [(value, step) for _, name, value, step in mlflow.metrics if name.startswith("loss/")]
     assert losses == [(row["loss"], row["images_seen"]) for row in rows]
@@ -133,7 +133,7 @@ def test_a_logger_that_fails_is_warned_of_once_and_the_training_goes_on(wandb, t
         raise ConnectionError("no server\nlong traceback")
 
     wandb.log = broken
-    run = fitting.train(tmp_path / "run", epochs=1, log={"to": ["wandb"], "every_images": 48})
+    run = runs.train(tmp_path / "run", epochs=1, log={"to": ["wandb"], "every_images": 48})
     warnings = [line for line in capsys.readouterr().err.splitlines() if "wandb" in line]
     assert len(warnings) == 1 and "no server" in warnings[0] and "traceback" not in warnings[0]
     assert len(read_rows(run.out / "metrics.jsonl")) == 4
@@ -142,7 +142,7 @@ def test_a_logger_that_fails_is_warned_of_once_and_the_training_goes_on(wandb, t
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers, "_installed", lambda name: False)
     with pytest.raises(ImportError, match="pip install mlflow"):
-        fitting.train(tmp_path / "run", log={"to": ["tensorboard", "mlflow"]})
+        runs.train(tmp_path / "run", log={"to": ["tensorboard", "mlflow"]})
     assert not (tmp_path / "run").exists()
 
 

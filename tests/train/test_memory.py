@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tests.train.test_fit import bits, train
-from tests.train.test_step import batch, built, labels, pixels, weights
+from tests.train.runs import bits, train
+from tests.train.stepping import batch, built, labels, pixels, weights
 from toque import checks, layers, models
 from toque.models import memory as predicted
 from toque.train.optimisation import optimise

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.train.test_fit import Crash, bits, train
+from tests.train.runs import Crash, bits, train
 from tests.train.test_fit_step import plain
 from toque.train.logs.window import Settled
 from toque.train.nonfinite import NonFinite

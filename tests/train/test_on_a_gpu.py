@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import interpolate
 
 import toque
+from tests.train.runs import Crash, crashing_after
 from toque import augment, data, layers, models
 from toque.random import Key
 
@@ -57,25 +58,6 @@ def bits(result):
 def rows(result):
     lines = (result.out / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
-
-
-class Crash(Exception):
-    pass
-
-
-def crashing_after(steps):
-    """The usual loss, that raises in its `steps`-th training step."""
-    count = 0
-
-    def loss(outputs, targets):
-        nonlocal count
-        if outputs.requires_grad:
-            count += 1
-            if count > steps:
-                raise Crash
-        return cross_entropy(outputs, targets)
-
-    return loss
 
 
 @pytest.mark.parametrize(

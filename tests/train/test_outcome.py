@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import toque
-from tests.train import test_fit as fitting
+from tests.train import runs
 from toque.train import reporting
 from toque.train.metrics import answers as answer_files
 from toque.train.metrics import temperature_of
@@ -19,7 +19,7 @@ from toque.train.tasks import ClassEvaluation, Classification
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return fitting.train(folder, epochs=2)
+    return runs.train(folder, epochs=2)
 
 
 def test_the_outcome_is_read_back_as_it_was(run):
@@ -33,8 +33,8 @@ def test_the_outcome_is_read_back_as_it_was(run):
 
 def test_every_validation_image_is_answered_once(run):
     answers, fingerprint = answer_files.read(run.out)
-    assert sorted(answers.indices) == list(range(len(fitting.VAL)))
-    assert np.array_equal(answers.targets, fitting.VAL.labels[answers.indices])
+    assert sorted(answers.indices) == list(range(len(runs.VAL)))
+    assert np.array_equal(answers.targets, runs.VAL.labels[answers.indices])
     assert answers.right.mean() == pytest.approx(run.accuracy)
     assert answers.losses.mean() == pytest.approx(run.loss, rel=1e-4)
     assert fingerprint == toque.train.run_folder.folder.read_run(run.out)[1]["data_fingerprint"]

@@ -10,18 +10,18 @@ import pytest
 from torch import nn
 from torch.autograd import DeviceType
 
-from tests.train import test_fit as fitting
+from tests.train import runs
 from toque.train.metrics.stages import STAGES
 from toque.train.prepare import Own
 from toque.train.studies.profiling import Cost, Profile, dearest, profile_run
 
-OWN = Own(fitting.TRAIN, fitting.VAL, lambda: nn.Sequential(fitting.network(), nn.Identity()))
+OWN = Own(runs.TRAIN, runs.VAL, lambda: nn.Sequential(runs.network(), nn.Identity()))
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("profile")
-    settings = fitting.settings(folder / "run", threads=1)
+    settings = runs.settings(folder / "run", threads=1)
     return profile_run(settings, steps=4, trace=folder / "trace.json", own=OWN), folder
 
 
@@ -92,6 +92,6 @@ def test_operators_are_ranked_by_the_time_in_themselves():
 
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match="--steps must be >= 1"):
-        profile_run(fitting.settings("x"), steps=0)
+        profile_run(runs.settings("x"), steps=0)
     with pytest.raises(FileNotFoundError, match="a folder that exists"):
-        profile_run(fitting.settings("x"), trace=tmp_path / "no" / "t.json")
+        profile_run(runs.settings("x"), trace=tmp_path / "no" / "t.json")

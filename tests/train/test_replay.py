@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
 import toque
-from tests.train.test_fit import TRAIN, VAL, network, settings
+from tests.train.runs import TRAIN, VAL, network, settings
 from toque import checks, cli, durable
 from toque.train import replay
 from toque.train.state import checkpoint

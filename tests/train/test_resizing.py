@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import toque
-from tests.train.test_fit import Crash, bits, crashing_after, images
+from tests.train.runs import Crash, bits, crashing_after, images
 from toque import data
 from toque.train import parts, prepare
 from toque.train.distributed import World
@@ -202,7 +202,7 @@ def test_the_memory_plan_takes_the_largest(tmp_path, monkeypatch):
     asked = []
 
     class Prediction:
-        def __init__(self, network, run, precision, loss, example, num_images):
+        def __init__(self, network, run, precision, loss, example, *_):
             asked.append(list(example.images.shape))
             raise Crash
 

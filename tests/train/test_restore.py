@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import toque
-from tests.train.test_fit import TRAIN, VAL, network, settings
+from tests.train.runs import TRAIN, VAL, network, settings
 from toque import deploy
 from toque.train import load_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.train import test_fit as fitting
+from tests.train import runs
 from toque.train.prepare import Own
 from toque.train.studies import tuning
 
@@ -58,8 +58,8 @@ def test_the_average_of_a_constant_is_that_constant():
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "run"
-    settings = fitting.settings(out, optimizer={"name": "sgd"})
-    own = Own(fitting.TRAIN, fitting.VAL, fitting.network)
+    settings = runs.settings(out, optimizer={"name": "sgd"})
+    own = Own(runs.TRAIN, runs.VAL, runs.network)
     steps = []
     result = tuning.tune_learning_rate(
         settings, steps=40, high=1000, own=own, say=lambda *told: steps.append(told)
@@ -95,4 +95,4 @@ def test_the_page_marks_the_proposal(found, tmp_path):
 )
 def test_mistakes_are_named(changed, words):
     with pytest.raises(ValueError, match=words):
-        tuning.tune_learning_rate(fitting.settings("x"), **changed)
+        tuning.tune_learning_rate(runs.settings("x"), **changed)

@@ -57,7 +57,8 @@ class Lives:
 def train(out, loss):
     """21 steps, in the bits of any number of ranks."""
     import toque
-    from tests.train.distributed.test_ranks_of_fit import VIRTUAL, batch_normed, images
+    from tests.train.distributed.test_ranks_of_fit import VIRTUAL, batch_normed
+    from tests.train.runs import images
 
     run = toque.Run(
         out=str(out), epochs=3.2, batch_size=16, augment="light", threads=1,

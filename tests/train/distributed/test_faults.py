@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 import toque
 from tests.conftest import write_photos
 from tests.train.distributed import ranks
-from tests.train.distributed.test_ranks_of_fit import images
+from tests.train.runs import images
 from toque import cli
 from toque.data.order import stream
 from toque.train import distributed

@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 import toque
 from tests.train.distributed import ranks
-from tests.train.distributed.test_ranks_of_fit import images
+from tests.train.runs import images
+from tests.train.stepping import batch, labels, pixels
 from tests.train.test_memory import prediction, resolved
-from tests.train.test_step import batch, labels, pixels
 from toque import checks
 from toque.train import distributed
 from toque.train.distributed import preparing

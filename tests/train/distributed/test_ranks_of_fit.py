@@ -5,7 +5,6 @@ import json
 import os
 import signal
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -13,21 +12,10 @@ from torch.nn.functional import cross_entropy
 
 import toque
 from tests.train.distributed import ranks
-from toque import data
-from toque.random import Key
+from tests.train.runs import images
 from toque.train import Stopped
 
 TIMES = {"images_per_s", "time_s", "memory_bytes"}
-
-
-def images(count, start=0):
-    """Two kinds of 8 x 8 pictures: bright on the left, or bright on the right, with noise."""
-    key = Key(99, 0, np.arange(start, start + count))
-    labels = key.integers("label", 0, 2)[:, 0]
-    pixels = 80 * key.uniform("noise", 64).reshape(count, 8, 8)
-    pixels[labels == 0, :, :4] += 60
-    pixels[labels == 1, :, 4:] += 60
-    return data.ArraySource(pixels.to(torch.uint8), labels, ["left", "right"])
 
 
 def batch_normed():

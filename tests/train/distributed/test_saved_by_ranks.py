@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy
 
 import toque
 from tests.train.distributed import ranks
-from tests.train.distributed.test_ranks_of_fit import group_normed, images
+from tests.train.distributed.test_ranks_of_fit import group_normed
+from tests.train.runs import images
 from toque.train.distributed import saving
 from toque.train.state import checkpoint
 
