@@ -1,5 +1,6 @@
 """One rank is in trouble: all take the same decision, and one sentence says what and where."""
 
+import json
 import os
 import socket
 import sys
@@ -70,7 +71,12 @@ def scenarios(folder, names):
     for name in names:
         print(f"== {name}", file=sys.stderr, flush=True)
         environment = port if name == "port in use" else {}
-        children = ranks.start(2, *calls[name], rank_environment=lambda _, e=environment: e)
+
+        def of_rank(rank, name=name, environment=environment):
+            file = folder / f"{name} {rank}.json"  # as torchrun names one for each rank
+            return {**environment, "TORCHELASTIC_ERROR_FILE": str(file)}
+
+        children = ranks.start(2, *calls[name], rank_environment=of_rank)
         codes[name] = ranks.wait(children)[1]
     taken.close()
     return codes
@@ -114,6 +120,10 @@ def test_a_mistake_on_any_rank_is_one_sentence_and_ends_all(tmp_path):
     assert "--out must be a folder that can be written" in sentence["no folder"]
     assert "device must be one this machine has; got cuda" in sentence["no gpu"]
     assert not (tmp_path / "same" / "run").exists()
+    # What torchrun prints as the root cause: of the rank that failed, and of it alone.
+    told = json.loads((tmp_path / "bad image 1.json").read_text())
+    assert "toque: rank 1: " + told["message"] == sentence["bad image"]
+    assert not (tmp_path / "bad image 0.json").exists()
 
 
 class Troubled(nn.Module):

@@ -22,10 +22,17 @@ def test_the_slurm_script_is_bash_and_starts_training():
     assert "-m toque train" in script and "--requeue" in script
 
 
-def test_the_manifest_is_yaml_of_a_jobset():
-    yaml = pytest.importorskip("yaml", reason="PyYAML reads the manifest")
-    (manifest,) = map(yaml.safe_load, blocks("yaml"))
-    assert manifest["kind"] == "JobSet"
+def test_the_manifests_are_yaml_and_start_training():
+    yaml = pytest.importorskip("yaml", reason="PyYAML reads the manifests")
+    manifest, of_kubeflow = map(yaml.safe_load, blocks("yaml"))
+    assert (manifest["kind"], of_kubeflow["kind"]) == ("JobSet", "PyTorchJob")
+    for role in of_kubeflow["spec"]["pytorchReplicaSpecs"].values():
+        (container,) = role["template"]["spec"]["containers"]
+        assert container["name"] == "pytorch" and container["command"] == ["torchrun"]
+        assert container["args"][:3] == ["-m", "toque", "train"]
+        # As many processes as GPUs.
+        gpus = container["resources"]["limits"]["nvidia.com/gpu"]
+        assert of_kubeflow["spec"]["nprocPerNode"] == str(gpus)
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     container = job["template"]["spec"]["containers"][0]
     # As many hosts as torchrun waits for.

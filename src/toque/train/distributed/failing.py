@@ -19,6 +19,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from toque import checks
@@ -116,6 +117,8 @@ def _told(world: World, watch: _Watch, error: Exception) -> BaseException:
         elif _is_out_of_memory(error):
             kind, sentence = "mistake", _OUT_OF_MEMORY
         failure = watch.post(_Failure(world.rank, kind, sentence))
+    if failure.rank == world.rank or (failure.rank < 0 and world.first):
+        _tell_torchrun(failure.sentence)
     _let_go(world, error, are_others=watch.are_others())
     watch.end()
     if world.first:
@@ -157,6 +160,18 @@ def _let_go(world: World, error: Exception, *, are_others: bool) -> None:
             dist.destroy_process_group()
     if are_others:
         gc.collect()
+
+
+def _tell_torchrun(sentence: str) -> None:
+    """Leave the sentence where torchrun's agent, where there is one, looks for what went wrong.
+
+    torchrun prints it as the root cause, below a traceback of its own that nobody can turn off.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with contextlib.suppress(OSError):
+            text = json.dumps({"message": sentence, "timestamp": int(time.time())})
+            Path(path).write_text(text, encoding="utf-8")
 
 
 def _reason(error: Exception) -> str:

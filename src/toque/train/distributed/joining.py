@@ -54,7 +54,8 @@ def joined(timeout_s: float) -> Iterator[World]:
     import torch.distributed as dist
 
     rank, size = _number("RANK"), _number("WORLD_SIZE")
-    local_rank = int(os.environ.get("LOCAL_RANK", rank))
+    # Whoever starts one process a host may not say its number there.
+    local_rank = int(os.environ.get("LOCAL_RANK", rank % max(1, torch.cuda.device_count())))
     timeout = timedelta(seconds=timeout_s)
     made = not dist.is_initialized()
     store = _store(rank, size, timeout, hosts=made)
