@@ -1,6 +1,7 @@
 """The command line as a person meets it: every verb, every mistake, and what a signal does."""
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -13,8 +14,10 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from tests.conftest import write_photos
+from toque.cli.waiting import waiting
 from toque.train.metrics import temperature_of
 
 VERBS = [
@@ -252,6 +255,14 @@ def test_bad_data_is_one_sentence_and_writes_nothing(toque, tmp_path, make, word
 def test_a_setting_given_as_an_option_is_told_how_to_be_given(toque, words, meant):
     code, stdout, stderr = toque("train", "photos", *words)
     assert code == 2 and stdout == "" and re.search(meant, stderr), stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_person_sees_what_is_waited_for_and_a_script_does_not(terminal):
+    shown = io.StringIO()
+    with waiting("measuring", Console(file=shown, force_terminal=terminal)):
+        pass
+    assert ("measuring …" in shown.getvalue()) == terminal
 
 
 def test_a_run_folder_can_be_continued_by_its_name(trained, toque):

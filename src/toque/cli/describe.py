@@ -31,12 +31,14 @@ def describe(
     import torch
     from rich.console import Console
 
+    from toque.cli.waiting import waiting
     from toque.models import description, memory, picture
 
     network, shape, title = built(model, input_size, classes, batch)
     images = torch.linspace(0, 1e4, math.prod(shape)).sin_().reshape(shape) if time else None
-    described = description.describe(network, shape, images=images)
-    predicted = memory.predict(network, shape, optimizer=optimizer)
+    with waiting("following a batch through the model"):
+        described = description.describe(network, shape, images=images)
+        predicted = memory.predict(network, shape, optimizer=optimizer)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"{title} for {' x '.join(map(str, shape))}", style="bold")
     console.print(described.text(depth), markup=False)

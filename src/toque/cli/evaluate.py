@@ -21,10 +21,12 @@ def evaluate(
     """
     import json
 
+    from toque.cli.waiting import waiting
     from toque.train import evaluate as measure
     from toque.train.run_folder.folder import read_run
 
-    found = measure(run, data)
+    with waiting("asking the model about each image"):
+        found = measure(run, data)
     settings, environment = read_run(Path(run))
     classes = environment["classes"]
     scores = found.scores(settings.seed)

@@ -38,16 +38,18 @@ def export(
     Example: toque export runs/flowers --to onnx -o flowers.onnx
     """
     from toque import checks
+    from toque.cli.waiting import waiting
     from toque.deploy import export as write
     from toque.deploy.card import how_to_ask
 
     if half and int8:
         raise checks.invalid("export", "--half", "given without --int8", "both", "Leave one out.")
-    done = write(
-        run, to=to, out=out, data_path=data, size=None if size is None else _height_width(size),
-        precision="int8" if int8 else "half" if half else "float32", max_loss=max_loss / 100,
-        calibrate=calibrated,
-    )  # fmt: skip
+    with waiting("writing the file, and comparing its answers with the run's"):
+        done = write(
+            run, to=to, out=out, data_path=data, size=None if size is None else _height_width(size),
+            precision="int8" if int8 else "half" if half else "float32", max_loss=max_loss / 100,
+            calibrate=calibrated,
+        )  # fmt: skip
     print(f"folded   {done.folded}")
     print(f"parity   {done.parity}")
     print(f"file     {done.file}")

@@ -22,6 +22,7 @@ def models(
     from rich.table import Table
 
     from toque import checks
+    from toque.cli.waiting import waiting
     from toque.models import catalog
 
     found = catalog.matching(pattern)
@@ -33,11 +34,12 @@ def models(
     table = Table("model", "parameters", "GFLOP", "input")
     for column in (1, 2):
         table.columns[column].justify = "right"
-    for name in found[:limit]:
-        size = catalog.size(name, num_classes=classes)
-        table.add_row(
-            name, f"{size.parameters / 1e6:,.2f} M", f"{size.flops / 1e9:,.2f}", size.input
-        )
+    with waiting("measuring each model"):
+        for name in found[:limit]:
+            size = catalog.size(name, num_classes=classes)
+            table.add_row(
+                name, f"{size.parameters / 1e6:,.2f} M", f"{size.flops / 1e9:,.2f}", size.input
+            )
     Console().print(table)
     if len(found) > limit:
         print(f"{len(found) - limit} more; see them with --limit {len(found)}.")

@@ -19,11 +19,14 @@ def report(
     Example: toque report runs/first runs/second -o compare.html
     """
     from toque import checks
+    from toque.cli.waiting import waiting
 
     if len(runs) > 1:
         from toque.train.studies.comparing import compare
 
-        for sentence in compare(runs, out):
+        with waiting("comparing the runs"):
+            sentences = compare(runs, out)
+        for sentence in sentences:
             print(sentence)
         print(f"\ncomparison  {out}   (open it in a browser)")
         return
@@ -40,4 +43,6 @@ def report(
     if splits and prepare.data_fingerprint(splits) != recorded.get("data_fingerprint"):
         splits = None
         print(f"without pictures, because {run.data} has changed since the run began")
-    print(f"report  {reporting.write_report(runs[0], splits)}   (open it in a browser)")
+    with waiting("drawing the report"):
+        page = reporting.write_report(runs[0], splits)
+    print(f"report  {page}   (open it in a browser)")

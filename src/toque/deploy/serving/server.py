@@ -72,7 +72,12 @@ def serve(
         )
         address, taken = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
-        print(f"serving  http://{shown}:{taken}   (Ctrl-C ends it)", flush=True)
+        header = "-H 'Authorization: Bearer TOKEN' " if token else ""
+        print(
+            f"serving  http://{shown}:{taken}   (Ctrl-C ends it)\n"
+            f"ask it   curl {header}--data-binary @photo.jpg http://{shown}:{taken}/predict",
+            flush=True,
+        )
         # uvicorn raises the signal again once it has drained; it has been obeyed by then.
         before = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
