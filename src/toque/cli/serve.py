@@ -38,7 +38,7 @@ def serve(
         float, typer.Option(min=0, metavar="MS", help="How long a batch waits.")
     ] = 2.0,
     max_waiting: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Waiting images; above, 503.")
+        int, typer.Option(min=1, metavar="N", help="Waiting images; above, 503.", hidden=True)
     ] = 64,
     max_megabytes: Annotated[
         float, typer.Option(min=0.001, metavar="MB", help="Of one upload.")
@@ -55,6 +55,7 @@ def serve(
 
     Example: toque serve runs/flowers --port 8000
     """
+    # --max-waiting is in the guide alone: the help page must fit a screen.
     from toque.deploy.serving.limits import Limits
     from toque.deploy.serving.server import serve as listen
 
