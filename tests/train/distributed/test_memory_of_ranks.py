@@ -15,6 +15,7 @@ from tests.train.test_memory import prediction, resolved
 from toque import checks
 from toque.train import distributed
 from toque.train.distributed import preparing
+from toque.train.distributed.replicas import Replicas
 from toque.train.optimisation import optimise
 from toque.train.run import Run
 from toque.train.steps import cutting, memory
@@ -218,6 +219,17 @@ def test_parts_are_even_and_none_is_empty():
             )
             assert len(lengths) == min(number, images_in_all)
             assert max(lengths) - min(lengths) <= 1 and min(lengths) >= 1
+
+
+def test_ranks_that_wait_for_each_other_take_as_many_parts_whatever_a_checkpoint_says():
+    """A run alone may have come down to one image at a time before it goes on with several ranks."""
+    world, network = distributed.World(0, 3), nn.Linear(2, 2)
+    for strategy, parts in (("fsdp", 5), ("ddp", 6)):
+        replicas = Replicas(network, cross_entropy, world, batch_size=16, strategy=strategy)
+        assert replicas._num_parts(1) == parts
+        assert replicas._num_parts(2) == 3 and replicas._num_parts(6) == 1
+    assert replicas.smaller(6, 1) == 3 and replicas.smaller(6, 2) == 3
+    assert replicas.smaller(2, 1) == 1 and replicas.smaller(2, 2) is None
 
 
 def test_ranks_that_wait_for_each_other_need_as_many_parts_each():

@@ -48,6 +48,7 @@ class Replicas:
     ) -> None:
         self.batch_size = batch_size
         self.most_images = -(-batch_size // world.size)
+        self._fewest_images = batch_size // world.size
         self._network, self._loss, self._world = network, loss, world
         self._strategy, self._unused = strategy, unused_parameters
         self._factor = 1 if strategy == "ddp" else world.size
@@ -95,9 +96,9 @@ class Replicas:
         return total.to(loss.device, loss.dtype), torch.cat(outputs)
 
     def smaller(self, part_images: int, least: int) -> int | None:
-        fewest = self.batch_size // self._world.size
         for size in range(max(1, part_images // 2), part_images):
-            if fewest // self._num_parts(size) >= least:
+            num_parts = min(self._num_parts(size), self._fewest_images)
+            if self._fewest_images // num_parts >= least:
                 return size
         return None
 
@@ -112,7 +113,9 @@ class Replicas:
         )  # fmt: skip
 
     def _num_parts(self, part_images: int) -> int:
-        return -(-self.most_images // part_images)
+        num_parts = -(-self.most_images // part_images)
+        # A part without an image would be one that the other ranks wait for.
+        return min(num_parts, self._fewest_images) if self._waits_inside else num_parts
 
     def _can_complete(self) -> bool:
         return self._ddp is not None and self._ddp.begun and not self._waits_inside
