@@ -6,26 +6,15 @@ import contextlib
 import http.client
 import json
 import threading
-import time
 
 import numpy as np
 import uvicorn
 
+from tests.waiting import PATIENCE_S, until
 from toque.deploy.predictor import Predictor
 from toque.deploy.serving import server as serving
 from toque.deploy.serving.app import create_app
 from toque.deploy.serving.limits import Limits
-
-# A busy machine may take its time; what never comes fails all the same.
-PATIENCE_S = 120
-
-
-def until(condition, what="it"):
-    """Return once a condition holds."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < end, f"{what} never came"
-        time.sleep(0.02)
 
 
 class Server:

@@ -311,7 +311,7 @@ def test_the_presets_are_those_of_training():
 
 
 def test_another_task_in_the_place_of_the_model_is_not_loaded(masks, numbers, tmp_path):
-    from tests.deploy.serving import until
+    from tests.waiting import until
 
     file = tmp_path / "m.safetensors"
     file.write_bytes((Path(numbers) / "weights.safetensors").read_bytes())

@@ -25,7 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.deploy.serving import PATIENCE_S, Model, Server, running, until
+from tests.deploy.serving import Model, Server, running
+from tests.waiting import PATIENCE_S, until
 from toque import deploy
 from toque.deploy.explain import overlay
 from toque.deploy.serving import explaining, reloading

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from tests.deploy.serving import Model, running
-from tests.deploy.serving import until as wait_until
 from tests.train.test_report_chromium import PATH_OF_BROWSER, Browser
+from tests.waiting import until as wait_until
 from toque.data.masks import palette
 from toque.deploy.predictor import Predictor
 from toque.deploy.serving import reloading

@@ -7,6 +7,7 @@ import time
 import pytest
 import torch
 
+from tests.waiting import until
 from toque.train.run import CheckpointSettings
 from toque.train.state import checkpoint, saving
 from toque.train.state.saving import Saver
@@ -124,9 +125,7 @@ def test_a_failure_is_said_once_and_tried_again(tmp_path, said, monkeypatch, bac
             saves.finish()
         assert checkpoint.load_newest(tmp_path)[1] == {"a": 1}
         full = False
-        deadline = time.monotonic() + 60
-        while not saves.due():
-            assert time.monotonic() < deadline
+        until(saves.due, "the time of the next save")
         saves.save({"a": 3}, 3, None)
         saves.finish()
     assert len(said) == 1
@@ -143,9 +142,12 @@ def test_a_failure_is_met_by_the_next_step(tmp_path, said, monkeypatch):
     monkeypatch.setattr(checkpoint, "write", no_space)
     with saver(tmp_path, said, every_s=1000) as saves:
         saves.save({"a": 1}, 1, None)
-        deadline = time.monotonic() + 60
-        while not said:
-            assert not saves.due() and time.monotonic() < deadline
+
+        def told():
+            assert not saves.due()
+            return said
+
+        until(told, "the sentence")
 
 
 def test_leaving_the_block_waits_for_the_save_under_way(tmp_path, said, gate):

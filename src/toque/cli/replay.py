@@ -34,7 +34,6 @@ def replay(
     """
     import io
     import json
-    import math
 
     from PIL import Image
 
@@ -63,8 +62,18 @@ def replay(
     if as_json:
         print(json.dumps(_summary(found, order)))
         return
+    _show(found, order, out)
+
+
+def _show(found: Replayed, order: list[int], out: Path | None) -> None:
+    """The step for people: its numbers, and a table of its images, the largest loss first."""
+    import math
+
     from rich.console import Console
     from rich.table import Table
+
+    from toque import checks
+    from toque.train.studies import replay_sheet
 
     print(
         f"step {found.step}   images {found.images_seen} .. "

@@ -84,35 +84,11 @@ def export(
     kind, file = _kind_and_file(Path(run), to, out)
     _check_choices(kind, size, precision, max_loss)
     trained = train.load_model(run, model=model)
-    outputs = outputs_of_run(trained)
-    temperature = temperature_of_run(Path(run))
-    if calibrate and temperature is None:
-        raise checks.invalid(
-            "export", "--calibrated", "for a run that knows its temperature", run,
-            "Runs of classification write it to result.json when they end.",
-        )  # fmt: skip
-    settings = trained.run
-    assert settings.model is not None and settings.image_size is not None, "a run has them resolved"
-    about = trained.task.details()
+    temperature = _temperature(Path(run), calibrate)
     labelled = samples.labelled(restore.images_of(trained, data_path), size)
-    details = FileDetails(
-        version=VERSION,
-        model=settings.model,
-        classes=trained.classes,
-        in_channels=trained.channels,
-        image_size=settings.image_size,
-        preprocessing=_in_words(trained),
-        weights_sha256=durable.sha256(Path(run) / WEIGHTS),
-        size=size,
-        precision=precision,
-        task=trained.task.name,
-        temperature=temperature,
-        calibrated=calibrate,
-        mean=tuple(about.get("mean", ())),
-        std=tuple(about.get("std", ())),
-    )
+    details = _details(Path(run), trained, size, precision, temperature, calibrate)
     network = Network(
-        trained.model, trained.pipeline, outputs=outputs,
+        trained.model, trained.pipeline, outputs=outputs_of_run(trained),
         temperature=(temperature or 1.0) if calibrate else 1.0,
     )  # fmt: skip
     calibration = samples.calibration(trained, data_path, size) if precision == "int8" else ()
@@ -147,6 +123,46 @@ def export(
     finally:
         _tidy(aside)
     return Exported(file, card, parity, folded)
+
+
+def _temperature(run: Path, calibrate: bool) -> float | None:
+    """The temperature of the run, which a calibrated file must have."""
+    temperature = temperature_of_run(run)
+    if calibrate and temperature is None:
+        raise checks.invalid(
+            "export", "--calibrated", "for a run that knows its temperature", run,
+            "Runs of classification write it to result.json when they end.",
+        )  # fmt: skip
+    return temperature
+
+
+def _details(
+    run: Path,
+    trained: restore.Trained,
+    size: tuple[int, int] | None,
+    precision: Precision,
+    temperature: float | None,
+    calibrate: bool,
+) -> FileDetails:
+    """What the file says about itself."""
+    settings, about = trained.run, trained.task.details()
+    assert settings.model is not None and settings.image_size is not None, "a run has them resolved"
+    return FileDetails(
+        version=VERSION,
+        model=settings.model,
+        classes=trained.classes,
+        in_channels=trained.channels,
+        image_size=settings.image_size,
+        preprocessing=_in_words(trained),
+        weights_sha256=durable.sha256(run / WEIGHTS),
+        size=size,
+        precision=precision,
+        task=trained.task.name,
+        temperature=temperature,
+        calibrated=calibrate,
+        mean=tuple(about.get("mean", ())),
+        std=tuple(about.get("std", ())),
+    )
 
 
 def _make_folder(file: Path, out: str | Path | None) -> None:
