@@ -106,12 +106,12 @@ def test_a_damaged_newest_is_named_set_aside_and_the_one_before_used(tmp_path):
         checkpoint.save(tmp_path, small_state(count), images_seen=count, score=None)
     file = tmp_path / "images-000000000020" / "tensors.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    found, state, warnings = checkpoint.load_newest(tmp_path)
+    found, state, warnings = checkpoint.load_chosen(tmp_path, checkpoint.newest)
     assert found.images_seen == 10 and state["count"] == 10
     assert len(warnings) == 1 and "images-000000000020/tensors.safetensors" in warnings[0]
     assert (tmp_path / "damaged-images-000000000020").is_dir()
     checkpoint.save(tmp_path, small_state(20), images_seen=20, score=None)
-    assert checkpoint.load_newest(tmp_path)[0].images_seen == 20
+    assert checkpoint.load_chosen(tmp_path, checkpoint.newest)[0].images_seen == 20
 
 
 def test_a_newer_format_is_not_guessed_at(tmp_path, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_newer_format_is_not_guessed_at(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"format 99, of a newer toque \(7.1; this is 0"):
         checkpoint.load(path)
     with pytest.raises(ValueError, match="newer toque"):  # and is not taken for damaged
-        checkpoint.load_newest(tmp_path)
+        checkpoint.load_chosen(tmp_path, checkpoint.newest)
     assert path.is_dir()
 
 
@@ -151,7 +151,7 @@ def test_a_save_that_fails_leaves_the_others_and_no_leftovers(tmp_path, monkeypa
         checkpoint.save(tmp_path, small_state(2), images_seen=2, score=None)
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["images-000000000001"]
-    assert checkpoint.load_newest(tmp_path)[1]["count"] == 1
+    assert checkpoint.load_chosen(tmp_path, checkpoint.newest)[1]["count"] == 1
 
 
 def _save_for_ever(folder):

@@ -254,7 +254,7 @@ def test_no_number_later_keeps_the_good_checkpoints(tmp_path):
 
     with pytest.raises(ValueError, match=r"got nan at image 176 \(step 11, learning rate"):
         train(tmp_path / "run", loss=loss)
-    found, state, _ = checkpoint.load_newest(tmp_path / "run" / "checkpoints")
+    found, state, _ = checkpoint.load_chosen(tmp_path / "run" / "checkpoints", checkpoint.newest)
     assert found.images_seen == 160
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 

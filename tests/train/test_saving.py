@@ -123,7 +123,7 @@ def test_a_failure_is_said_once_and_tried_again(tmp_path, said, monkeypatch, bac
         assert "the checkpoint at image 2 could not be saved ([Errno 28] No space" in said[0]
         with pytest.raises(ValueError, match=r"got .*No space.*Make room there"):
             saves.finish()
-        assert checkpoint.load_newest(tmp_path)[1] == {"a": 1}
+        assert checkpoint.load_chosen(tmp_path, checkpoint.newest)[1] == {"a": 1}
         full = False
         until(saves.due, "the time of the next save")
         saves.save({"a": 3}, 3, None)
@@ -155,7 +155,7 @@ def test_leaving_the_block_waits_for_the_save_under_way(tmp_path, said, gate):
         saves.save({"a": torch.ones(2)}, 1, None)
         threading.Timer(0.05, gate.set).start()
         raise KeyError
-    assert torch.equal(checkpoint.load_newest(tmp_path)[1]["a"], torch.ones(2))
+    assert torch.equal(checkpoint.load_chosen(tmp_path, checkpoint.newest)[1]["a"], torch.ones(2))
 
 
 def test_a_bug_in_the_writer_is_not_swallowed(tmp_path, said, monkeypatch):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from toque import checks
 from toque.layers.verification import compare
 from toque.layers.verification.subject import NotSupported, Subject, Wrong, cotangents_for
 
@@ -47,7 +48,7 @@ def at_other_scales(subject: Subject) -> str:
         except Wrong as wrong:
             raise Wrong(f"inputs times {scale:.2g}: {wrong}") from None
         except (ValueError, RuntimeError) as error:  # outside the layer's domain, which it may say
-            return f"inputs times {scale:.2g} are refused: {first_line(error)}"
+            return f"inputs times {scale:.2g} are refused: {checks.first_line(error)}"
     return ""
 
 
@@ -187,8 +188,8 @@ def _undefined_gradients(subject: Subject) -> None:
             )
         except (TypeError, AttributeError) as error:
             raise Wrong(
-                f"backward fails when only one output is used ({first_line(error)}): an unused "
-                "output's gradient arrives as None"
+                f"backward fails when only one output is used ({checks.first_line(error)}): an "
+                "unused output's gradient arrives as None"
             ) from error
         total = [
             b if a is None else a if b is None else a + b for a, b in zip(total, share, strict=True)
@@ -354,7 +355,3 @@ def _spread(total: int, count: int) -> list[int]:
     ends = [0, 1, 2, total - 3, total - 2, total - 1]
     between = [(k * total) // (count - 6) for k in range(count - 6)]
     return sorted({*ends, *between})
-
-
-def first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n", 1)[0][:160]

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from toque.layers.verification import compare, gradients
+from toque import checks
+from toque.layers.verification import compare
 from toque.layers.verification.subject import Outcome, Subject, Wrong, cotangents_for
 
 
@@ -142,7 +143,7 @@ def gradient_subsets(subject: Subject) -> str:
             found = subject.run(subject.values(wanted=subset)).gradients
         except Exception as error:
             raise Wrong(
-                f"backward fails when only {names} needs a gradient: {gradients.first_line(error)}"
+                f"backward fails when only {names} needs a gradient: {checks.first_line(error)}"
             ) from error
         compare.require_gradients(found, whole, f"when only {names} needs a gradient")
     return f"{len(subsets)} subsets"
@@ -177,7 +178,7 @@ def zeros(subject: Subject) -> str:
             values = subject.values(change=black)
             outcome = subject.run(values)
         except (ValueError, RuntimeError, ArithmeticError) as error:
-            return f"zeros are refused: {gradients.first_line(error)}"
+            return f"zeros are refused: {checks.first_line(error)}"
         floating = [output for output in outcome.outputs if output.is_floating_point()]
         if any(bool(output.isnan().any()) for output in floating):
             raise Wrong(
@@ -213,7 +214,7 @@ def large_values(subject: Subject) -> str:
         truth = subject.run(grown(torch.float64))
         found = subject.run(grown(torch.float32))
     except (ValueError, RuntimeError) as error:
-        return f"values of 100 are refused: {gradients.first_line(error)}"
+        return f"values of 100 are refused: {checks.first_line(error)}"
     pairs = [("the output", a, b) for a, b in zip(found.outputs, truth.outputs, strict=True)]
     pairs += [
         (f"the gradient for `{n}`", g, truth.gradients[n])  # type: ignore[misc]

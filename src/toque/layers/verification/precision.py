@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from toque import checks
 from toque.layers.verification import compare
 from toque.layers.verification.subject import NotSupported, Outcome, Subject, Wrong
 
@@ -128,7 +129,7 @@ def autocast(subject: Subject) -> str:
             try:
                 values, outputs = _forward_under_autocast(subject, dtype, lowered, None)
             except RuntimeError as error:
-                notes.append(f"{what}: refused ({str(error).splitlines()[0][:80]})")
+                notes.append(f"{what}: refused ({checks.first_line(error, 80)})")
                 continue
             try:
                 found = subject.finish(outputs, values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from toque import checks
 from toque.layers.verification import compare, gradients
 from toque.layers.verification.subject import NotSupported, Subject, Wrong
 
@@ -17,7 +18,7 @@ def empty_batch(subject: Subject) -> str:
         values = empty.values()
         outputs = empty.call(values)
     except Exception as error:
-        raise NotSupported(f"an empty batch is refused: {gradients.first_line(error)}") from error
+        raise NotSupported(f"an empty batch is refused: {checks.first_line(error)}") from error
     if any(bool(output.isnan().any()) for output in outputs if output.is_floating_point()):
         return "the output is NaN, as of a mean over nothing"
     if not any(output.requires_grad for output in outputs):

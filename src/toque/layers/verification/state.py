@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from toque import random
+from toque import checks, random
 from toque.layers.modes import mode
 from toque.layers.tensors import tensors_in
 from toque.layers.verification import compare, gradients
@@ -98,7 +98,7 @@ def keeps_state(subject: Subject) -> str:
         state = torch.load(file, weights_only=True)
     except Exception as error:
         raise Wrong(
-            f"its state_dict does not load with weights_only=True: {gradients.first_line(error)}"
+            f"its state_dict does not load with weights_only=True: {checks.first_line(error)}"
         ) from error
     loaded = _copied(fresh, "before a step")
     loaded.load_state_dict(state)
@@ -164,7 +164,7 @@ def _copied(module: nn.Module, when: str) -> nn.Module:
         return copy.deepcopy(module)
     except Exception as error:
         raise Wrong(
-            f"copy.deepcopy fails {when} ({gradients.first_line(error)}): is a tensor with a graph "
+            f"copy.deepcopy fails {when} ({checks.first_line(error)}): is a tensor with a graph "
             "kept on the module? EMA and sharding copy modules"
         ) from error
 

@@ -201,7 +201,7 @@ def _answer(name: str, check: Check, subject: Subject, is_required: bool) -> Fin
         if name not in _NOT_SHRUNK:
             smallest = _smallest(check, subject)
     except Exception as error:
-        text = f"{type(error).__name__}: {gradients.first_line(error)}"
+        text = f"{type(error).__name__}: {checks.first_line(error)}"
         loud = name in _MAY_REFUSE or isinstance(error, NotImplementedError)
         loud = loud or any(word in str(error).lower() for word in _REFUSALS)
         status, cause = ("not supported" if loud else "failed"), text

@@ -235,11 +235,6 @@ def load_chosen(
     return None, {}, warnings
 
 
-def load_newest(folder: Path) -> tuple[Checkpoint | None, dict[str, Any], list[str]]:
-    """`load_chosen` of the newest."""
-    return load_chosen(folder, newest)
-
-
 def passed_over(damage: DamagedCheckpoint | str) -> str:
     """The sentence for a person about a damaged checkpoint."""
     return f"damaged checkpoint: {damage}; the one before it is used"
