@@ -65,14 +65,14 @@ NAMES = {
         Evaluation Replayed Result Run Stopped evaluate fit load_model replay
     """,
     "toque.train.metrics": """
-        Answers Calibration Interval Scores Suspect difference resample score scores_of
+        Answers Calibration Doubt Interval Scores Suspect difference resample score scores_of
         suspects temperature_of unlearnt
     """,
     "toque.train.distributed": """
         ALONE Decisions Elsewhere LostRank World check_same joined together
     """,
     "toque.train.report": """
-        Doubtful Picture ReportData denormalise render write
+        Doubtful Learnt Picture ReportData denormalise render write
     """,
 }
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -60,20 +61,28 @@ def test_check_ends_with_zero_or_one(photos, tmp_path):
         toque("check", tmp_path / "nothing")
 
 
-def test_check_with_a_run_names_the_labels_it_contradicts(photos, tmp_path):
+def test_check_with_a_run_names_the_labels_it_contradicts(photos, tmp_path, monkeypatch):
     from toque.train import Run, fit
-    from toque.train.metrics import answers as answer_files
-    from toque.train.metrics.answers import answers_of
+    from toque.train.studies import learnt
+    from toque.train.tasks import ClassEvaluation, Classification
 
     run = Run(data=str(photos), out=str(tmp_path / "run"), epochs=1, batch_size=4, image_size=16,
               model="resnet10_small", threads=1)  # fmt: skip
     fit(run, show="quiet")
-    import numpy as np
 
-    sure = np.array([[0.9, 0.1], [0.05, 0.95], [0.1, 0.9], [0.2, 0.8]], np.float32)
-    contrary = answers_of(np.arange(4), np.array([0, 0, 1, 1]), sure)
-    answer_files.write(tmp_path / "run", contrary, "any")
+    def answers(trained, source):
+        """All right, but the second image of the validation part."""
+        labels = np.array(source.labels[:])
+        said = np.where((np.arange(len(labels)) == 1) & (len(labels) == 4), 1 - labels, labels)
+        sure = np.where(np.eye(2)[said] > 0, 0.95, 0.05).astype(np.float32)
+        metrics = {"accuracy": float((said == labels).mean())}
+        return ClassEvaluation(
+            0.5, metrics, Classification.metrics, np.arange(len(labels)), labels, sure
+        )
+
+    monkeypatch.setattr(learnt, "answers", answers)
     code, words = toque("check", photos, "--run", tmp_path / "run", "-o", tmp_path / "page.html")
-    assert code == 0 and "1 label of the validation part" in words
-    assert "cat/1.jpg [cat]  (dog (95%, the label 5.0%))" in words
-    assert "dog (95%" in (tmp_path / "page.html").read_text()
+    assert code == 0 and f"Validation images of {tmp_path / 'run'} whose label" in words
+    assert "it names: 1 of 4." in words and "Training images" not in words
+    assert "cat/1.jpg [cat (5.0 %)]  (dog (95.0 %))" in words
+    assert "dog (95.0 %)" in (tmp_path / "page.html").read_text()

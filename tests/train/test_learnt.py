@@ -9,11 +9,11 @@ from PIL import Image
 import toque
 from toque.data import open as open_data
 from toque.train import reporting
-from toque.train.metrics import answers as answer_files
 from toque.train.metrics.answers import answers_of
 from toque.train.metrics.suspects import unlearnt
-from toque.train.run_folder.folder import REPORT
-from toque.train.studies import contradicted
+from toque.train.run_folder import doubted
+from toque.train.run_folder.folder import REPORT, read_run
+from toque.train.studies import contradicted, learnt
 
 MISFILED = ("dark/05.png", "light/11.png", "light/17.png")
 
@@ -43,27 +43,46 @@ def misfiled(tmp_path_factory):
 def test_labels_that_were_not_learnt_are_named_and_shown(misfiled):
     data, run = misfiled
     found = contradicted.contradicted(run, show="quiet")
-    training = [(one, read) for one, read in found if "training part" in one.says]
+    training = [(one, read) for one, read in found if one.says.startswith("Training")]
     ((finding, read),) = training
     names = [item.name for (item,) in finding.groups]
     assert sorted(names[:3]) == sorted(MISFILED), finding
     (item,) = finding.groups[names.index("dark/05.png")]
-    assert item.label == "dark" and read(item).float().mean() > 110  # the picture is a light one
-    answers, _ = answer_files.read(run, answer_files.LEARNT)
-    assert sorted(answers.indices.tolist()) == list(range(48))
+    assert (
+        item.label.startswith("dark (") and read(item).float().mean() > 110
+    )  # the picture is a light one
+    assert f"learnt from it: {len(names)} of 48. Look" in finding.says
+    fingerprint = read_run(run)[1]["data_fingerprint"]
+    assert [one.lead for one in doubted.read(run, fingerprint).doubts] == sorted(
+        [one.lead for one in doubted.read(run, fingerprint).doubts], reverse=True
+    )
     page = reporting.write_report(run, open_data(str(data), seed=0)).read_text()
-    assert "Training labels to check" in page and f"of {len(answers)} training images" in page
+    assert "Training labels to check" in page and f"learnt from it: {len(names)} of 48." in page
     for name in MISFILED:
         assert page.count(f">{name}<") >= 2  # a picture, and a row of the list
 
 
-def test_answers_about_other_data_are_not_shown(misfiled, tmp_path):
+def test_doubts_about_other_data_are_not_shown(misfiled, tmp_path):
     data, run = misfiled
-    answers, fingerprint = answer_files.read(run, answer_files.LEARNT)
-    answer_files.write(run, answers, "other", answer_files.LEARNT)
+    contradicted.contradicted(run, show="quiet")
+    fingerprint = read_run(run)[1]["data_fingerprint"]
+    found = doubted.read(run, fingerprint)
+    doubted.write(run, found, "other")
     reporting.write_report(run, open_data(str(data), seed=0))
     assert "Training labels to check" not in (run / REPORT).read_text()
-    answer_files.write(run, answers, fingerprint, answer_files.LEARNT)
+    doubted.write(run, found, fingerprint)
+    (tmp_path / doubted.FILE).write_text('{"data_fingerprint": "x", "doubts": [{"index": 1}]}')
+    with pytest.raises(ValueError, match=r"training-doubts\.json.*Delete it, and ask again"):
+        doubted.read(tmp_path, "x")
+
+
+def test_blocks_are_put_together_by_their_images(misfiled, monkeypatch):
+    _, run = misfiled
+    whole = contradicted.contradicted(run, show="quiet")
+    monkeypatch.setattr(learnt, "_BLOCK_IMAGES", 7)
+    assert [one for one, _ in contradicted.contradicted(run, show="quiet")] == [
+        one for one, _ in whole
+    ]
 
 
 def test_what_is_contradicted_most_comes_first():
@@ -71,14 +90,3 @@ def test_what_is_contradicted_most_comes_first():
     found = unlearnt(answers_of(np.array([7, 8, 9, 5]), np.array([1, 0, 0, 0]), shares))
     assert [one.row for one in found] == [2, 0, 1]  # by the lead: 0.6, 0.2, 0.1; the last is right
     assert (found[0].label, found[0].answer) == (0, 1)
-
-
-def test_blocks_join_to_the_whole():
-    shares = np.random.default_rng(0).dirichlet(np.ones(7), 9).astype(np.float32)
-    targets = np.arange(9) % 7
-    whole = answers_of(np.arange(9), targets, shares)
-    parts = [answers_of(np.arange(9)[a:b], targets[a:b], shares[a:b]) for a, b in ((0, 4), (4, 9))]
-    joined = answer_files.joined(parts)
-    for name in ("indices", "targets", "top_classes", "top_probabilities", "target_probabilities"):
-        np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
-    assert joined.num_classes == 7

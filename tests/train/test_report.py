@@ -114,7 +114,8 @@ def whole(classes: int = 3, **changes: Any) -> ReportData:
             ("activations vanish by -3.0 decades from first to last layer",), (),
         ),
         "suspects": [Picture(pixels, "s/1.jpg", "class 0", "class 1", 0.7)],
-        "doubtful": [report.Doubtful("s/1.jpg", "class 0", "class 1", 0.02, 0.71)] * 3,
+        "doubtful": [report.Doubtful("s/1.jpg", "class 0 (2.0 %)", "class 1 (71.0 %)")] * 3,
+        "doubted": "whose label the model contradicts",
     }  # fmt: skip
     return ReportData(**(contents | changes))
 
@@ -392,12 +393,15 @@ def test_the_reliability_diagram_has_a_bar_for_each_bin() -> None:
 
 
 def test_labels_to_check_are_listed() -> None:
-    page = Page(report.render(whole()))
-    assert "3 of the validation images carry a label" in page.text
+    data = whole()
+    page = Page(report.render(data))
+    assert "Validation images whose label the model contradicts: 3." in page.text
     table = next(t for t in page.tables if t[0] == ["Image", "Label", "Answer"])
-    assert table[1] == [
-        "s/1.jpg", "class 0 (2.0\N{NO-BREAK SPACE}%)", "class 1 (71.0\N{NO-BREAK SPACE}%)",
-    ]  # fmt: skip
+    assert table[1] == ["s/1.jpg", "class 0 (2.0 %)", "class 1 (71.0 %)"]
+    learnt = report.Learnt("whose mask is odd", 40, 2, data.doubtful[:2], data.suspects)
+    page = Page(report.render(whole(learnt=learnt)))
+    assert "Training images whose mask is odd: 2 of 40." in page.text
+    assert [t[0] for t in page.tables].count(["Image", "Label", "Answer"]) == 2
 
 
 def test_the_signal_is_drawn_in_powers_of_ten() -> None:

@@ -20,7 +20,7 @@ from tests.train.test_compare import run as compared
 from toque.models.signal import Signal, Watched
 from toque.train import report
 from toque.train.metrics import score
-from toque.train.report import comparison
+from toque.train.report import comparison, scatter
 
 PATH_OF_BROWSER = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -176,10 +176,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = [
         Watched(f"{word}.{n}", "Conv2d", 0.0, 1.1**n, 0.1, 0.5, 0.0, 0.9**n) for n in range(30)
     ]
+    true, many = generator.uniform(-50, 1950, (200, 1)), generator.uniform(0, 1, (5000, 1))
     data = report.ReportData(
         scores=score(np.arange(400), generator.randint(0, 24, 400), probabilities, seed=0),
         signal=Signal(tuple(layers), (), (word,)), suspects=pictures, advice=word,
-        doubtful=[report.Doubtful(f"{word}.jpg", classes[0], classes[1], 0.1, 0.8)] * 5,
+        doubtful=[report.Doubtful(f"{word}.jpg", classes[0], classes[1])] * 5, doubted=word,
+        answered=[
+            *scatter.charts([word], true, true + generator.normal(0, 9, true.shape)),
+            *scatter.charts(["many"], many, many**2 + generator.normal(0, 0.1, many.shape)),
+        ],
         title=word, settings={word: word, "epochs": 10}, changed={word}, metrics=metrics, classes=classes,
         confusion=generator.randint(0, 5, (24, 24)) + 30 * np.eye(24, dtype=int), mistakes=pictures,
         correct=pictures, augmented=pictures, environment={word: word}, notes=[word * 3],

@@ -299,6 +299,8 @@ def assert_kept(result):
         assert sure.low <= value + 1e-6 and value - 1e-6 <= sure.high
     first = found.shown[0]
     assert f"{first.between(ended.intervals[first.key])} at 95" in result.report.read_text()
+    said = [f"{one.label} {one.sure(ended.intervals[one.key])}, " for one in found.shown]
+    assert result.summary() == f"{''.join(said)}loss {result.loss:.4f} on 40 validation images"
 
 
 class Killed(Exception):

@@ -224,7 +224,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         if kept_images != evaluated_images:  # else these very weights were validated last
             evaluation = validate(kept)
         seconds = time.monotonic() - began
-        scores = world.first_does(
+        ended = world.first_does(
             lambda: conclude(
                 asked, run, out, splits, evaluation, recorded, notes,
                 images_seen=now.images_seen, seconds=seconds,
@@ -232,5 +232,6 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
             "the report",
         )  # fmt: skip
         return Result(
-            run, out.path, kept, splits.classes, evaluation, scores, now.images_seen, seconds
-        )
+            run, out.path, kept, splits.classes, evaluation, ended.scores, ended.intervals,
+            now.images_seen, seconds,
+        )  # fmt: skip

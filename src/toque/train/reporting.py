@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from toque import augment, durable, random
+from toque.augment import Compose
 from toque.data import Source, Splits
 from toque.random import Key
 from toque.train import first_signal, prepare, tasks
 from toque.train import run as settings_of
 from toque.train.logs import clock
 from toque.train.logs.log import read_rows
-from toque.train.metrics import Answers, Scores, Suspect, suspects, unlearnt
-from toque.train.metrics import answers as answer_files
+from toque.train.metrics import Answers, Doubt
 from toque.train.metrics.shown import Table
 from toque.train.next_steps import next_steps
 from toque.train.run import Run
-from toque.train.run_folder import environment, folder, kept, outcome
+from toque.train.run_folder import doubted, environment, folder, kept, outcome
 from toque.train.run_folder.folder import RunFolder, read_run
 from toque.train.run_folder.outcome import Outcome
-from toque.train.tasks import Evaluation
+from toque.train.tasks import Evaluation, Task, classification
 from toque.train.tasks.pictures import displayed
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def conclude(
     *,
     images_seen: int,
     seconds: float,
-) -> Scores | None:
-    """Write result.json, answers.safetensors and report.html of a run; give the scores.
+) -> Outcome:
+    """Write result.json, answers.safetensors and report.html of a run; give what they say.
 
     `asked` are the settings before the unset ones were chosen.
     """
@@ -63,9 +63,9 @@ def conclude(
     )  # fmt: skip
     outcome.write(out.path, ended, recorded["data_fingerprint"])
     # Of weights that are no more, if this run was continued.
-    (out.path / answer_files.LEARNT).unlink(missing_ok=True)
+    (out.path / doubted.FILE).unlink(missing_ok=True)
     write_report(out.path, splits)
-    return scores
+    return ended
 
 
 def write_report(path: Path, splits: Splits | None) -> Path:
@@ -120,18 +120,30 @@ def write_report(path: Path, splits: Splits | None) -> Path:
             counts = np.bincount(splits.train.labels, minlength=len(classes))
         steps = next_steps(run, rows, ended.scores, classes, counts)
         contents = replace(contents, next_steps=steps)
+    found = kept.read(path, ended.metrics, ended.loss) if ended is not None else None
+    if found is not None:
+        contents = replace(contents, answered=found[0].charts(classes))
     if splits is not None:
         advice = clock.advice(validations, run, splits.train, environment.num_cores())
         contents = replace(contents, advice=advice, augmented=_augmented(run, splits))
-        found = kept.read(path, ended.metrics, ended.loss) if ended is not None else None
+        task = tasks.of(splits.train)
+        _, pipeline = prepare.pipelines(run, splits, task)
         if found is not None:
-            _, pipeline = prepare.pipelines(run, splits, tasks.of(splits.train))
             contents = replace(contents, worst=found[0].worst_pictures(splits, pipeline))
         if answers is not None:
-            contents = replace(contents, **_looked_at(splits, answers))
-            learnt = answer_files.read(path, answer_files.LEARNT)
-            if learnt is not None and learnt[1] == recorded["data_fingerprint"]:
-                contents = replace(contents, **_unlearnt(splits, learnt[0]))
+            contents = replace(contents, **_looked_at(task, splits.val, pipeline, answers))
+        doubts = _doubts(answers, found[0] if found else None, classes)
+        learnt = doubted.read(path, recorded["data_fingerprint"])
+        contents = replace(
+            contents,
+            doubted=kind.doubted,
+            doubtful=_named(splits.val, doubts),
+            learnt=report.Learnt(
+                kind.doubted_learnt, learnt.images, learnt.number,
+                _named(splits.train, learnt.doubts),
+                _pictures(task, splits.train, pipeline, learnt.doubts[:_MISTAKES]),
+            ) if learnt is not None else None,
+        )  # fmt: skip
     report.write(path / folder.REPORT, contents)
     return path / folder.REPORT
 
@@ -142,51 +154,51 @@ def _changed(asked: Run) -> set[str]:
     return {key for key, value in given.items() if default.get(key) != value}
 
 
-def _looked_at(splits: Splits, answers: Answers) -> dict[str, Any]:
-    """The parts of the report that show validation images: mistakes, suspects, the recognised."""
+def _looked_at(
+    task: Task, source: Source, pipeline: Compose | None, answers: Answers
+) -> dict[str, Any]:
+    """The parts that show validation images of classes: mistakes, suspects, the recognised."""
     surest = np.argsort(-answers.confidences, kind="stable")
     worst = surest[~answers.right[surest]][:_MISTAKES].tolist()
-    doubted = suspects(answers)
-    others = [one.row for one in doubted if one.row not in set(worst)]
+    above = set(answers.indices[worst].tolist())
+    others = [one for one in classification.doubts(answers, source.classes)
+              if one.index not in above]  # fmt: skip
     return {
-        "mistakes": _answered(splits.val, answers, worst),
-        "suspects": _answered(splits.val, answers, others[:_SUSPECTS]),
-        "correct": _answered(
-            splits.val, answers, surest[answers.right[surest]][:_RECOGNISED].tolist()
-        ),
-        "doubtful": _doubtful(splits.val, answers, doubted),
+        "mistakes": _answered(source, answers, worst),
+        "suspects": _pictures(task, source, pipeline, others[:_SUSPECTS]),
+        "correct": _answered(source, answers, surest[answers.right[surest]][:_RECOGNISED].tolist()),
     }
 
 
-def _unlearnt(splits: Splits, answers: Answers) -> dict[str, Any]:
-    """The part of the report that shows training images: labels that were not learnt."""
-    found = unlearnt(answers)
-    rows = [one.row for one in found[:_MISTAKES]]
-    return {
-        "learnt_images": len(answers),
-        "unlearnt": _answered(splits.train, answers, rows),
-        "unlearnt_doubtful": _doubtful(splits.train, answers, found),
-    }
+def _doubts(
+    answers: Answers | None, evaluation: Evaluation | None, classes: Sequence[str]
+) -> Sequence[Doubt]:
+    """The validation images whose targets what was kept of a run contradicts."""
+    if answers is not None:
+        return classification.doubts(answers, classes)
+    return evaluation.doubts(classes) if evaluation is not None else ()
 
 
-def _doubtful(source: Source, answers: Answers, found: Sequence[Suspect]) -> list[Doubtful]:
+def _named(source: Source, doubts: Sequence[Doubt]) -> list[Doubtful]:
     from toque.train.report import Doubtful
 
+    return [Doubtful(source.name(one.index), one.label, one.answer) for one in doubts]
+
+
+def _pictures(
+    task: Task, source: Source, pipeline: Compose | None, doubts: Sequence[Doubt]
+) -> list[Picture]:
+    from toque.train.report import Picture
+
     return [
-        Doubtful(
-            name=source.name(int(answers.indices[one.row])),
-            label=source.classes[one.label],
-            answer=_named(source.classes, one.answer),
-            label_probability=one.label_probability,
-            answer_probability=one.answer_probability,
+        Picture(
+            image=task.labelled(source, one.index, pipeline),
+            name=source.name(one.index),
+            true=one.label,
+            predicted=one.answer,
         )
-        for one in found
+        for one in doubts
     ]
-
-
-def _named(classes: Sequence[str], number: int) -> str:
-    """A class by its name; a model may have more outputs than there are classes."""
-    return classes[number] if number < len(classes) else f"output {number}"
 
 
 def _answered(source: Source, answers: Answers, rows: Iterable[int]) -> list[Picture]:
@@ -202,7 +214,7 @@ def _answered(source: Source, answers: Answers, rows: Iterable[int]) -> list[Pic
                 image=displayed(source.read(index)),
                 name=source.name(index),
                 true=classes[answers.targets[row]],
-                predicted=_named(classes, said),
+                predicted=classification.named(classes, said),
                 confidence=float(answers.confidences[row]),
             )
         )

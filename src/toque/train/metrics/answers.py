@@ -6,7 +6,6 @@ Shape letters: N images, K classes, M of the most probable classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from safetensors.numpy import save as to_bytes
 from toque import checks, durable
 
 FILE = "answers.safetensors"
-LEARNT = "training-answers.safetensors"  # on the images it was trained on, see studies/learnt.py
 _MOST = 5
 _ARRAYS = ("indices", "targets", "top_classes", "top_probabilities", "target_probabilities")
 _TINY = np.finfo(np.float32).tiny
@@ -127,25 +125,19 @@ def answers_of(
     )
 
 
-def joined(parts: Sequence[Answers]) -> Answers:
-    """The answers on some images and on others as one."""
-    arrays = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS}
-    return Answers(parts[0].num_classes, **arrays)
-
-
-def write(folder: Path, answers: Answers, data_fingerprint: str, name: str = FILE) -> None:
+def write(folder: Path, answers: Answers, data_fingerprint: str) -> None:
     """Keep the answers in a run folder, with the data they are about."""
     arrays = {name: np.ascontiguousarray(getattr(answers, name)) for name in _ARRAYS}
     about = {"num_classes": answers.num_classes, "data_fingerprint": data_fingerprint}
-    durable.write(folder / name, to_bytes(arrays, metadata={"toque": json.dumps(about)}))
+    durable.write(folder / FILE, to_bytes(arrays, metadata={"toque": json.dumps(about)}))
 
 
-def read(folder: Path, name: str = FILE) -> tuple[Answers, str] | None:
+def read(folder: Path) -> tuple[Answers, str] | None:
     """The answers of a run folder and the fingerprint of their data; None if none of classes.
 
     Raises: ValueError: a file that is damaged, or not of this kind
     """
-    file = folder / name
+    file = folder / FILE
     if not file.is_file():
         return None
     try:

@@ -6,6 +6,7 @@
 contents.py    what a report is made of: ReportData, Picture
 page.py        the page: contents -> HTML text -> file
 lines.py       line charts            axes.py     ticks, and numbers as text
+scatter.py     predicted beside true
 confusion.py   who is taken for whom  images.py   arrays -> pictures inside the page
 page.html, parts.html, style.css      the template
 
@@ -13,8 +14,8 @@ toque.train imports this package only when a report is written; Jinja and Pillow
 inside its functions.
 """
 
-from toque.train.report.contents import Doubtful, Picture, ReportData
+from toque.train.report.contents import Doubtful, Learnt, Picture, ReportData
 from toque.train.report.images import denormalise
 from toque.train.report.page import render, write
 
-__all__ = ["Doubtful", "Picture", "ReportData", "denormalise", "render", "write"]
+__all__ = ["Doubtful", "Learnt", "Picture", "ReportData", "denormalise", "render", "write"]

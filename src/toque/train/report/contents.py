@@ -17,6 +17,7 @@ from toque.train.metrics import Interval, Scores
 
 if TYPE_CHECKING:
     from toque.train.metrics.shown import Metric, Table
+    from toque.train.report.lines import Chart
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +55,29 @@ class Picture:
 
 @dataclass(frozen=True)
 class Doubtful:
-    """An image whose label the answers contradict: what both say, and how surely."""
+    """An image whose target the answers contradict, and what both say."""
 
     name: str
     label: str
     answer: str
-    label_probability: float
-    answer_probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """The training images whose targets the kept weights contradict.
+
+    says:     what is wrong with them, as in "whose label the model contradicts"
+    images:   how many were looked at
+    number:   how many are in doubt
+    doubtful: the firmest of them
+    pictures: of some of these
+    """
+
+    says: str
+    images: int
+    number: int
+    doubtful: Sequence[Doubtful]
+    pictures: Sequence[Picture] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +102,11 @@ class ReportData:
              next_steps: what may be tried next, a sentence each
              advice: one sentence on what would make it faster
              signal: of the network before the first step
-             doubtful: images whose labels the answers contradict, the firmest first
+             answered: charts of the answers beside the truth
+             doubtful: images whose targets the answers contradict, the firmest first
+             doubted: what is wrong with them, as in "whose label the model contradicts"
              suspects: pictures of some of them
-             learnt_images: training images whose labels were looked at, too; 0: none
-             unlearnt_doubtful: those that the kept weights contradict, the firmest first
-             unlearnt: pictures of some of them
+             learnt: the same of training images, where those were looked at
              mistakes: pictures in a wrong class, the most confident first
              correct: pictures in the right class, if any are to be shown
              augmented: training images as the model sees them
@@ -118,9 +135,9 @@ class ReportData:
     mistakes: Sequence[Picture] = ()
     suspects: Sequence[Picture] = ()
     doubtful: Sequence[Doubtful] = ()
-    learnt_images: int = 0
-    unlearnt: Sequence[Picture] = ()
-    unlearnt_doubtful: Sequence[Doubtful] = ()
+    doubted: str = ""
+    learnt: Learnt | None = None
+    answered: Sequence[Chart] = ()
     correct: Sequence[Picture] = ()
     augmented: Sequence[Picture] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -131,12 +131,14 @@ def _context(data: ReportData) -> dict[str, Any]:
         "masks": any(metric.key == "mean_iou" for metric in data.measured) and bool(data.classes),
         "mistakes": _pictures(data.mistakes),
         "suspects": _pictures(data.suspects),
-        "doubtful": [sections.doubtful(one) for one in data.doubtful[:_MOST_ROWS]],
-        "learnt_images": data.learnt_images,
-        "unlearnt": _pictures(data.unlearnt),
-        "unlearnt_doubtful": [
-            sections.doubtful(one) for one in data.unlearnt_doubtful[:_MOST_ROWS]
-        ],
+        "answered": list(data.answered),
+        "doubtful": list(data.doubtful[:_MOST_ROWS]),
+        "doubted": data.doubted,
+        "learnt": data.learnt,
+        "unlearnt": _pictures(data.learnt.pictures) if data.learnt is not None else [],
+        "unlearnt_doubtful": (
+            list(data.learnt.doubtful[:_MOST_ROWS]) if data.learnt is not None else []
+        ),
         "correct": _pictures(data.correct),
         "augmented": _pictures(data.augmented),
         "given": {
@@ -144,8 +146,6 @@ def _context(data: ReportData) -> dict[str, Any]:
             "mistakes": len(data.mistakes),
             "suspects": len(data.suspects),
             "doubtful": len(data.doubtful),
-            "unlearnt": len(data.unlearnt),
-            "unlearnt_doubtful": len(data.unlearnt_doubtful),
             "correct": len(data.correct),
             "augmented": len(data.augmented),
         },

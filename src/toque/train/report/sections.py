@@ -10,7 +10,6 @@ import numpy as np
 from toque.models.signal import Signal
 from toque.train.metrics import Interval, Scores, stages
 from toque.train.report import axes, lines
-from toque.train.report.contents import Doubtful
 
 if TYPE_CHECKING:
     from toque.train.metrics.shown import Metric
@@ -102,14 +101,6 @@ def signal(seen: Signal) -> dict[str, Any] | None:
         "chart": lines.draw("Size, layer by layer", curves, unit="decades", across="layers"),
         "layers": seen.layers,
     }  # fmt: skip
-
-
-def doubtful(one: Doubtful) -> dict[str, str]:
-    return {
-        "name": one.name,
-        "label": f"{one.label} ({axes.percent(one.label_probability)})",
-        "answer": f"{one.answer} ({axes.percent(one.answer_probability)})",
-    }
 
 
 def _decades(sizes: Sequence[float]) -> np.ndarray:

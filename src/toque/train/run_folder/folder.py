@@ -9,7 +9,7 @@ weights.safetensors   the best (or last) weights, once it is finished
 signal.json           what reached the end of the network before the first step
 result.json           how it ended, in numbers; the notes; the temperature of its confidence
 answers.safetensors   what the kept weights answer on each validation image
-training-answers.safetensors  and on each training image, once toque check --run has asked
+training-doubts.json  training images whose targets they contradict, once toque check --run asked
 report.html           the run as a page
 """
 

@@ -1,4 +1,4 @@
-"""Labels that a finished run contradicts, for toque check."""
+"""Labels, numbers and masks that a finished run contradicts, for toque check."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from pathlib import Path
 
 import torch
 
-from toque import checks, data
+from toque import data
 from toque.data import Finding, Item
 from toque.data.progress import Show
 from toque.train import restore
-from toque.train.metrics import answers as answer_files
-from toque.train.metrics.answers import Answers
-from toque.train.metrics.suspects import Suspect, suspects, unlearnt
+from toque.train.metrics import Doubt
+from toque.train.restore import Trained
 from toque.train.studies import learnt
 
 _MOST = 200
@@ -23,71 +22,47 @@ Contradicted = tuple[Finding, Callable[[Item], torch.Tensor]]
 
 
 def contradicted(path: str | Path, *, show: Show = "auto") -> list[Contradicted]:
-    """The images of a run whose labels its kept weights contradict: of its validation part those
+    """The images of a run whose targets its kept weights contradict: of its validation part those
     contradicted most surely, of its training part those that it did not take on while it learnt.
 
-    What the weights answer on the training images is asked here, and kept in the run folder, where
+    What the weights contradict among the training images is kept in the run folder, where
     `toque report` finds it.
 
     Args:    show: how to tell how far that is
     Raises:  FileNotFoundError: no run folder, or a run that has not finished
-             ValueError: a run without classes, or of other data than there is now
+             ValueError: a model whose outputs do not fit the task, a run on data of the caller's
+             own, or of other classes than there are now
     """
     trained = restore.load_model(path)
-    read = answer_files.read(Path(path))
-    if read is None:
-        raise checks.invalid(
-            "toque check", "--run", "a finished run of a classifier", f"{path}, without answers",
-            f"Measure it first: toque evaluate {path}.",
-        )  # fmt: skip
-    answers, _ = read
-    source = restore.images_of(trained, None)
-    if len(answers) != len(source):
-        raise checks.invalid(
-            "toque check", "the data of --run", f"the {len(answers)} validation images it measured",
-            len(source), f"Measure it again: toque evaluate {path}.",
-        )  # fmt: skip
-    found = suspects(answers)
-    says = (
-        f"{_labels(found)} of the validation part that {path} contradicts as surely as it agrees "
-        "with others. Look at them."
-    )
-    findings = [_finding(f"validation of {path}", says, source, trained.classes, answers, found)]
-    train = learnt.images_of(trained)
-    answers = learnt.answer(Path(path), trained, train, show=show)
-    found = unlearnt(answers)
-    says = (
-        f"{_labels(found)} of the training part that {path} contradicts although it learnt from "
-        "them. Look at them; wrong ones that were learnt by heart do not show."
-    )
-    return [
-        *(one for one in findings if one[0].groups),
-        *([_finding(f"training of {path}", says, train, trained.classes, answers, found)]
-          if found else []),
+    train_images = learnt.images_of(trained)
+    validation_images = restore.images_of(trained, None)
+    validation = learnt.answers(trained, validation_images)
+    of_validation = validation.doubts(validation_images.classes)
+    of_training = learnt.doubts(Path(path), trained, train_images, validation, show=show)
+    findings = [
+        _finding(
+            f"validation of {path}", validation_images, trained, of_validation,
+            f"Validation images of {path} {trained.task.doubted}: {len(of_validation)} of "
+            f"{len(validation)}. Look at them.",
+        ),
+        _finding(
+            f"training of {path}", train_images, trained, of_training.doubts,
+            f"Training images of {path} {trained.task.doubted_learnt}: {of_training.number} of "
+            f"{of_training.images}. Look at them; wrong ones that were learnt by heart do not "
+            "show.",
+        ),
     ]  # fmt: skip
-
-
-def _labels(found: Sequence[Suspect]) -> str:
-    return f"{len(found)} label{'s' if len(found) != 1 else ''}"
+    return [one for one in findings if one[0].groups]
 
 
 def _finding(
-    part: str, says: str, source: data.Source, classes: Sequence[str], answers: Answers,
-    found: Sequence[Suspect],
-) -> Contradicted:  # fmt: skip
-    shown = found[:_MOST]
-    indices = [int(answers.indices[one.row]) for one in shown]
-    groups = tuple(
-        (Item(part, index, source.name(index), classes[one.label]),)
-        for index, one in zip(indices, shown, strict=True)
-    )
-    remarks = tuple(
-        f"{_named(classes, one.answer)} ({one.answer_probability:.0%}, the label "
-        f"{one.label_probability:.1%})"
-        for one in shown
-    )
-    return Finding("suspects", False, says, groups, remarks), lambda item: source.read(item.index)
+    part: str, source: data.Source, trained: Trained, doubts: Sequence[Doubt], says: str
+) -> Contradicted:
+    shown = doubts[:_MOST]
+    groups = tuple((Item(part, one.index, source.name(one.index), one.label),) for one in shown)
 
+    def picture(item: Item) -> torch.Tensor:
+        pixels = trained.task.labelled(source, item.index, trained.pipeline)
+        return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[:, :, None]).permute(2, 0, 1)
 
-def _named(classes: Sequence[str], number: int) -> str:
-    return classes[number] if number < len(classes) else f"output {number}"
+    return Finding("suspects", False, says, groups, tuple(one.answer for one in shown)), picture

@@ -1,22 +1,23 @@
-"""What the kept weights of a run answer on the images that they were trained on."""
+"""What the kept weights of a run contradict among the images that they were trained on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from toque import checks, data
 from toque.data.progress import Show, shown
-from toque.train import prepare, tasks
-from toque.train.measure import measure
-from toque.train.metrics import answers as answer_files
-from toque.train.metrics.answers import Answers, answers_of, joined
+from toque.train import prepare
+from toque.train.measure import Evaluation, measure
+from toque.train.metrics import Doubt
 from toque.train.restore import Trained, own_splits
-from toque.train.run_folder import environment
+from toque.train.run_folder import doubted, environment
+from toque.train.run_folder.doubted import Doubted
 from toque.train.run_folder.folder import read_run
 
-_BLOCK_IMAGES = 5_000  # whose probabilities of every class are held at once
+_BLOCK_IMAGES = 5_000  # whose answers are held at once
 
 
 def images_of(trained: Trained) -> data.Source:
@@ -32,34 +33,38 @@ def images_of(trained: Trained) -> data.Source:
     return own_splits(trained.run).train
 
 
-def answer(path: Path, trained: Trained, source: data.Source, *, show: Show = "auto") -> Answers:
-    """The answers of a classifier on its training images, prepared as in validation: without
-    augmentation, each once. They are kept in the run folder.
+def doubts(
+    path: Path, trained: Trained, source: data.Source, validation: Evaluation, *, show: Show
+) -> Doubted:
+    """The training images whose targets the weights contradict, each looked at once as in
+    validation: without augmentation. They are kept in the run folder.
 
-    Raises: ValueError: a model whose outputs name no classes
+    Args: validation: what the weights answer on the validation images
     """
-    device = prepare.pick_device(trained.run.device)
-    model = trained.model.to(device)
-    loss = trained.task.loss(trained.task.loss_name, 0.0)
     blocks = [
         np.arange(start, min(start + _BLOCK_IMAGES, len(source)))
         for start in range(0, len(source), _BLOCK_IMAGES)
     ]
-    found = []
+    found: list[Doubt] = []
     for block in shown(blocks, doing="asking about training images", total=len(blocks), show=show):
-        batches = data.evaluation_batches(
-            data.Part(source, block), trained.pipeline, batch_size=trained.run.batch_size,
-            threads=environment.num_cores(),
-        )  # fmt: skip
-        evaluation = measure(model, batches, trained.task, loss, device)
-        if not isinstance(evaluation, tasks.ClassEvaluation) or evaluation.accuracy is None:
-            raise checks.invalid(
-                "toque check", "--run", "a finished run of a classifier", trained.task.name,
-                "Look at its report: it shows what is answered worst.",
-            )  # fmt: skip
-        indices = block[evaluation.indices]
-        found.append(answers_of(indices, evaluation.targets, evaluation.probabilities))
-    answers = joined(found)
+        evaluation = answers(trained, data.Part(source, block))
+        found += [
+            replace(one, index=int(block[one.index]))
+            for one in evaluation.doubts(source.classes, validation)
+        ]
+    found.sort(key=lambda one: -one.lead)
     _, recorded = read_run(path)
-    answer_files.write(path, answers, str(recorded["data_fingerprint"]), answer_files.LEARNT)
-    return answers
+    all_of_them = Doubted(len(source), len(found), tuple(found))
+    doubted.write(path, all_of_them, str(recorded["data_fingerprint"]))
+    return all_of_them
+
+
+def answers(trained: Trained, source: data.Source) -> Evaluation:
+    """What the weights answer on some images, each once."""
+    device = prepare.pick_device(trained.run.device)
+    batches = data.evaluation_batches(
+        source, trained.pipeline, batch_size=trained.run.batch_size,
+        threads=environment.num_cores(),
+    )  # fmt: skip
+    loss = trained.task.loss(trained.task.loss_name, 0.0)
+    return measure(trained.model.to(device), batches, trained.task, loss, device)

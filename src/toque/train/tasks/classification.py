@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from toque.models.answers import Softmax
-from toque.train.metrics import Interval, Scores, score
+from toque.train.metrics import Answers, Doubt, Interval, Scores, score, suspects, unlearnt
+from toque.train.metrics.answers import answers_of
 from toque.train.metrics.counting import num_correct
 from toque.train.metrics.shown import Metric, Table, percent
 from toque.train.tasks.task import Evaluation, Tally, Task
@@ -27,6 +28,10 @@ class Classification(Task):
     loss_name = "cross_entropy"
     smoothing = 0.1
     counts_right = True
+    doubted = (
+        "whose label the model contradicts as firmly as it supports others of the class it names"
+    )
+    doubted_learnt = "whose label the model contradicts although it learnt from it"
 
     @staticmethod
     def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
@@ -60,6 +65,12 @@ class ClassEvaluation(Evaluation):
                 for one in scores(self.confusion(len(names)), names)
             ],
         )
+
+    def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
+        if not self.probabilities.size:
+            return []
+        answers = answers_of(self.indices, self.targets, self.probabilities)
+        return doubts(answers, names, learnt=validation is not None)
 
     def scores(self, seed: int) -> Scores | None:
         if self.accuracy is None or self.targets.ndim != 1 or self.targets.dtype.kind != "i":
@@ -97,6 +108,27 @@ class ClassEvaluation(Evaluation):
         cells = targets * num_classes + predictions
         counts = np.bincount(cells, minlength=num_classes**2)
         return counts.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def doubts(answers: Answers, names: Sequence[str], *, learnt: bool = False) -> list[Doubt]:
+    """The images whose labels kept answers contradict, the firmest contradiction first.
+
+    Args: learnt: they are about images that the model was trained on
+    """
+    return [
+        Doubt(
+            int(answers.indices[one.row]),
+            f"{named(names, one.label)} ({percent(one.label_probability)})",
+            f"{named(names, one.answer)} ({percent(one.answer_probability)})",
+            one.answer_probability - one.label_probability,
+        )
+        for one in (unlearnt if learnt else suspects)(answers)
+    ]
+
+
+def named(names: Sequence[str], number: int) -> str:
+    """A class by its name; a model may have more outputs than there are classes."""
+    return names[number] if number < len(names) else f"output {number}"
 
 
 class _Tally(Tally):

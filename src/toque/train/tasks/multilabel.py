@@ -16,6 +16,8 @@ from toque import checks
 from toque.augment import Compose
 from toque.data import Splits
 from toque.models.answers import Sigmoid
+from toque.train.metrics import Doubt
+from toque.train.metrics.doubts import label_leads
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_labels, resamples_for
 from toque.train.metrics.shown import Metric, Table, percent
@@ -39,6 +41,8 @@ class Multilabel(Task):
         Metric("f1_macro", "F1 (macro)"),
     )
     loss_name = "BCEWithLogitsLoss"
+    doubted = "with or without a label that the model contradicts as firmly as it supports others"
+    doubted_learnt = f"{doubted} of validation images, although it learnt from it"
 
     @staticmethod
     def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
@@ -112,6 +116,24 @@ class LabelsEvaluation(Evaluation):
                 for name, (count, precision, f1) in zip(names, self.per_label(), strict=True)
             ],
         )
+
+    def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
+        asked = validation if isinstance(validation, LabelsEvaluation) else self
+        usual = (asked.targets, asked.probabilities)
+        leads = label_leads(self.targets, self.probabilities, usual)
+        found = []
+        for row in np.flatnonzero(leads.any(1)).tolist():
+            k = int(leads[row].argmax())
+            has, share = bool(self.targets[row, k]), float(self.probabilities[row, k])
+            there, missing = (
+                f"{names[k]} ({percent(share)})",
+                f"not {names[k]} ({percent(1 - share)})",
+            )
+            label, answer = (there, missing) if has else (missing, there)
+            if more := int((leads[row] > 0).sum()) - 1:
+                answer += f", and {more} more"
+            found.append(Doubt(int(self.indices[row]), label, answer, float(leads[row, k])))
+        return sorted(found, key=lambda one: -one.lead)
 
     def per_label(self) -> list[tuple[int, float, float]]:
         """For each label: how many images have it, its average precision, its F1."""

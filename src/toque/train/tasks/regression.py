@@ -17,6 +17,7 @@ from toque import data, losses
 from toque.augment import Compose
 from toque.data import Splits
 from toque.models.answers import Rescaled
+from toque.train.metrics import Doubt
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_numbers
 from toque.train.metrics.shown import Metric, Table
@@ -26,8 +27,10 @@ from toque.train.tasks.task import Evaluation, Loss, Tally, Task
 
 if TYPE_CHECKING:
     from toque.train.report import Picture
+    from toque.train.report.lines import Chart
 
 _WORST = 24
+FAR_OFF = 5  # times the median miss: 3.4 standard deviations of normal misses, 1 in 1,300 of them
 
 
 class Regression(Task):
@@ -43,6 +46,11 @@ class Regression(Task):
         Metric("r2", "R²", "number"),
     )
     loss_name = "huber"
+    doubted = f"whose number lies {FAR_OFF} times the usual miss from the answer, or more"
+    doubted_learnt = (
+        f"whose number lies {FAR_OFF} times the usual miss of validation images from the answer, "
+        "or more, although the model learnt from it"
+    )
     evaluation_preset = "whole"
 
     def __init__(self, names: Sequence[str], mean: Sequence[float], std: Sequence[float]) -> None:
@@ -146,6 +154,35 @@ class NumbersEvaluation(Evaluation):
                 for name, found in zip(names, self.per_number(), strict=True)
             ],
         )
+
+    def charts(self, names: Sequence[str]) -> list[Chart]:
+        from toque.train.report import scatter
+
+        return scatter.charts(names, self.targets, self.predictions)
+
+    def misses(self) -> npt.NDArray[np.float64]:
+        """How far each answer is off: [N, D]."""
+        return np.abs(self.predictions.astype(np.float64) - self.targets)
+
+    def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
+        """Those missed by FAR_OFF times the usual miss, the median of validation images: what the
+        model was trained on it misses by less, so there the measure is a strict one."""
+        asked = validation if isinstance(validation, NumbersEvaluation) else self
+        if not len(asked):
+            return []
+        usual, misses = np.median(asked.misses(), axis=0), self.misses()
+        # Where half of the answers are exact, nothing is known of a usual miss.
+        times = np.where(usual > 0, misses / np.where(usual > 0, usual, 1), 0.0)
+        found = []
+        for row in np.flatnonzero((times >= FAR_OFF).any(1)).tolist():
+            d = int(times[row].argmax())
+            label, answer = (
+                f"{names[d]} {values[row, d]:.4g}" for values in (self.targets, self.predictions)
+            )
+            lead = float(times[row, d])
+            answer = f"{answer}, {lead:.1f} times the usual miss"
+            found.append(Doubt(int(self.indices[row]), label, answer, lead))
+        return sorted(found, key=lambda one: -one.lead)
 
     def per_number(self) -> list[dict[str, float]]:
         """The metrics of each number by itself."""

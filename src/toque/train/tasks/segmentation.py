@@ -19,9 +19,11 @@ from torch import nn
 
 from toque import checks, losses
 from toque.augment import Compose
-from toque.data import Splits
+from toque.data import Source, Splits
 from toque.data.targets import IGNORE_INDEX
 from toque.models.answers import Softmax
+from toque.train.metrics import Doubt
+from toque.train.metrics.doubts import STANDS_OUT, outlyingness
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_masks
 from toque.train.metrics.shown import Metric, Table, percent
@@ -51,6 +53,11 @@ class Segmentation(Task):
     )
     loss_name = "cross_entropy"
     evaluation_preset = "whole"
+    doubted = "whose mask agrees with the answer far less than is usual"
+    doubted_learnt = (
+        "whose mask agrees with the answer far less than is usual of validation images, although "
+        "the model learnt from it"
+    )
     # Every pixel is a target, and data sets of masks are small: more steps, not larger ones.
     batch_size = 16
 
@@ -69,6 +76,12 @@ class Segmentation(Task):
 
     def tally(self) -> Tally:
         return _Tally(self.num_outputs)
+
+    def labelled(
+        self, source: Source, index: int, pipeline: Compose | None
+    ) -> npt.NDArray[np.uint8]:
+        image = seen(source, index, pipeline)
+        return coloured(image, image.mask, self.num_outputs)
 
     @classmethod
     def evaluation_of(
@@ -206,6 +219,21 @@ class MaskEvaluation(Evaluation):
             name = splits.val.name(one.index)
             shown += [Picture(image=c, name=name, caption=text) for text, c in canvases.items()]
         return shown
+
+    def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
+        """Images whose IoU lies so far below that of validation images that it stands out."""
+        asked = validation if isinstance(validation, MaskEvaluation) else self
+        lead = outlyingness(-self.ious, -asked.ious)
+        usual = float(np.nanmedian(asked.ious)) if (~np.isnan(asked.ious)).any() else np.nan
+        found = [
+            Doubt(
+                int(self.indices[row]), "its mask",
+                f"IoU {percent(float(self.ious[row]))}, usual are {percent(usual)}",
+                float(lead[row]),
+            )
+            for row in np.flatnonzero(lead > STANDS_OUT).tolist()
+        ]  # fmt: skip
+        return sorted(found, key=lambda one: -one.lead)
 
     def table(self, names: Sequence[str]) -> Table:
         total = max(1, int(self.pixels.sum()))

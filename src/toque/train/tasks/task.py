@@ -18,13 +18,15 @@ from torch import nn
 from toque import augment, checks, data, losses
 from toque.data.targets import Task as TaskName
 from toque.train.distributed.world import World
-from toque.train.metrics import Interval, Scores
+from toque.train.metrics import Doubt, Interval, Scores
 from toque.train.metrics.intervals import RESAMPLES, Statistic, bootstrap
 from toque.train.metrics.shown import Metric, Table
 from toque.train.optimisation.optimise import SMALL_IMAGE_PX
+from toque.train.tasks.pictures import displayed
 
 if TYPE_CHECKING:
     from toque.train.report import Picture
+    from toque.train.report.lines import Chart
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(outputs, targets) -> mean over the batch."""
@@ -75,6 +77,18 @@ class Evaluation:
     def table(self, names: Sequence[str]) -> Table:
         """The results of each class, label or number."""
         return Table((), ())
+
+    def charts(self, names: Sequence[str]) -> list[Chart]:
+        """What the answers look like beside the truth, where that can be drawn."""
+        return []
+
+    def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
+        """The images whose targets the answers contradict, the firmest contradiction first.
+
+        Args: validation: what the same weights answer on validation images, where these are images
+              that they were trained on: it says what is usual
+        """
+        return []
 
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values, as `toque evaluate --json` prints them."""
@@ -176,6 +190,8 @@ class Task(ABC):
     evaluation_preset: the augmentation preset that validation goes through
     batch_size:        where the caller says nothing
     counts_right:      whether a row of training can say how many answers were right
+    doubted:           what the report says of validation images whose targets are in doubt
+    doubted_learnt:    and of training images
     names:             of the classes, labels or numbers
     """
 
@@ -186,6 +202,8 @@ class Task(ABC):
     evaluation_preset: ClassVar[str] = "none"
     batch_size: ClassVar[int] = 64
     counts_right: ClassVar[bool] = False
+    doubted: ClassVar[str]
+    doubted_learnt: ClassVar[str]
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
@@ -261,6 +279,16 @@ class Task(ABC):
     def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
         """A target as a caption says it; None where it says nothing."""
         return None
+
+    def labelled(
+        self, source: data.Source, index: int, pipeline: augment.Compose | None
+    ) -> npt.NDArray[np.uint8]:
+        """An image with its target laid over it, where that can be seen.
+
+        Shape: -> [H, W] or [H, W, 3]
+        Args:  pipeline: the one of validation; None where images are taken as they are
+        """
+        return displayed(source.read(index))
 
     def same_as(self, other: Task) -> bool:
         """Whether a model of this task can be measured on the other's targets."""

@@ -1,0 +1,62 @@
+"""training-doubts.json: the training images whose targets a run's kept weights contradict.
+
+Asked for by toque check --run, shown by toque report.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from toque import checks, durable
+from toque.train.metrics import Doubt
+
+FILE = "training-doubts.json"
+_MOST = 2000
+
+
+@dataclass(frozen=True)
+class Doubted:
+    """The doubts about training images.
+
+    images: how many were looked at
+    number: how many are in doubt
+    doubts: the firmest of them
+    """
+
+    images: int
+    number: int
+    doubts: tuple[Doubt, ...]
+
+
+def write(path: Path, found: Doubted, data_fingerprint: str) -> None:
+    """Keep them in a run folder, with the data they are about."""
+    tree = {
+        "data_fingerprint": data_fingerprint,
+        "images": found.images,
+        "number": found.number,
+        "doubts": [asdict(one) for one in found.doubts[:_MOST]],
+    }
+    durable.write(path / FILE, json.dumps(tree, ensure_ascii=False) + "\n")
+
+
+def read(path: Path, data_fingerprint: str) -> Doubted | None:
+    """Those of a run folder; None where it has none about this data.
+
+    Raises: ValueError: a damaged file
+    """
+    file = path / FILE
+    if not file.is_file():
+        return None
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+        if tree["data_fingerprint"] != data_fingerprint:
+            return None
+        doubts = tuple(Doubt(**one) for one in tree["doubts"])
+        return Doubted(int(tree["images"]), int(tree["number"]), doubts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise checks.invalid(
+            "report", str(file), "the doubts of a run", f"an error ({error!r})",
+            "Delete it, and ask again: toque check DATA --run RUN.",
+        ) from None  # fmt: skip
