@@ -6,21 +6,46 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from toque import durable
 from toque.train import run as settings_of
 from toque.train.metrics import Interval, Scores, difference
-from toque.train.metrics.intervals import bootstrap
+from toque.train.metrics.intervals import Statistic, bootstrap
+from toque.train.metrics.shown import Metric
 from toque.train.report import axes, lines, over_time, template
-
-if TYPE_CHECKING:
-    from toque.train.tasks import Evaluation
 
 _COLOURS = 5
 MOST_RUNS = 2 * _COLOURS  # five colours, each also dashed
+
+
+class Answers(Protocol):
+    """What a comparison asks of a run's answers on N images, as an Evaluation of its task says it.
+
+    shown:   the metrics, the one that decides first
+    indices: [N] int64, the images in their source
+    """
+
+    @property
+    def shown(self) -> tuple[Metric, ...]: ...
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]: ...
+
+    @property
+    def main(self) -> Metric: ...
+
+    @property
+    def score(self) -> float: ...
+
+    def __len__(self) -> int: ...
+
+    def statistic(self) -> Statistic | None: ...
+
+    def resamples(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +72,7 @@ class Compared:
     metrics: Mapping[str, float] = field(default_factory=dict)
     loss: float | None = None
     scores: Scores | None = None
-    answers: Evaluation | None = None
+    answers: Answers | None = None
     intervals: Mapping[str, Interval] = field(default_factory=dict)
     fingerprint: str = ""
     seconds: float | None = None
