@@ -273,6 +273,24 @@ def test_a_run_folder_can_be_continued_by_its_name(trained, toque):
     assert said in stdout
 
 
+def test_a_run_folder_is_never_taken_for_a_class(toque, tmp_path, monkeypatch):
+    write_photos(tmp_path / "photos", {"left": 4, "right": 4})
+    monkeypatch.chdir(tmp_path / "photos")
+    code, stdout, stderr = toque("train", ".", *FAST)
+    assert code == 2 and stdout == "" and "--out must be outside of the data" in stderr
+    assert stderr.strip().endswith(f"Add --out {tmp_path / 'runs' / 'photos'}")
+    assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["left", "right"]
+
+
+def test_a_run_folder_beside_given_parts_is_none_of_them(toque, tmp_path, monkeypatch):
+    for part in ("train", "val"):
+        write_photos(tmp_path / "photos" / part, {"left": 4, "right": 4})
+    monkeypatch.chdir(tmp_path / "photos")
+    for _ in range(2):
+        code, _, stderr = toque("train", ".", *FAST)
+        assert code == 0, stderr
+
+
 def test_bad_files_can_be_left_out_and_are_counted(toque, tmp_path):
     write_photos(tmp_path / "photos", {"left": 6, "right": 6})
     (tmp_path / "photos" / "left" / "bad.jpg").write_bytes(b"no picture")
@@ -441,6 +459,8 @@ def test_a_rate_is_proposed_and_a_run_profiled(photos, trained, toque, tmp_path)
         "tune-lr", photos, "--set", "batch_size=8", "--steps", "20", "-o", "t.html"
     )
     assert (code == 0 and "Believe it" in stdout) or "no rate can be proposed" in stdout
+    if "next" in stdout:  # what was asked for stays in what to type
+        assert f"next  toque train {photos} --set batch_size=8 --set optimizer.learn" in stdout
     assert (tmp_path / "t.html").is_file() and not (tmp_path / "runs").exists()
     code, stdout, _ = toque("profile", trained[0], "--steps", "2", "--json", "-o", "trace.json")
     answer = json.loads(stdout)

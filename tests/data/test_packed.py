@@ -461,6 +461,9 @@ def test_settings_out_of_range(photos, tmp_path, settings, words):
 def test_folders_that_are_no_place_for_a_cache(photos, cache, tmp_path):
     with pytest.raises(ValueError, match=r"folder of its own; got .*photos, which holds"):
         pack(photos, photos, show="quiet")
+    with pytest.raises(ValueError, match=r"outside of the data, .* Name .*photos-packed"):
+        pack(photos, photos / "packed", show="quiet")
+    assert not (photos / "packed").exists()
     with pytest.raises(ValueError, match=r"must be images; got .*a packed cache"):
         pack(cache, tmp_path / "other", show="quiet")
     (tmp_path / "file").touch()

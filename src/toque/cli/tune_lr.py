@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -52,5 +53,10 @@ def tune_lr(
         tuning.write(out, found, f"{run.data}")
         print(f"\nplot  {out}   (open it in a browser)")
     if found.proposal is not None:
-        given = f"--config {config}" if config else run.data
-        print(f"next  toque train {given} --set optimizer.learning_rate={found.proposal:.2g}")
+        given = [f"--config {shlex.quote(str(config))}" if config else shlex.quote(run.data)]
+        kept = [one for one in settings or [] if not one.startswith("optimizer.learning_rate=")]
+        given += [f"--set {shlex.quote(one)}" for one in kept]
+        print(
+            f"next  toque train {' '.join(given)} "
+            f"--set optimizer.learning_rate={found.proposal:.2g}"
+        )

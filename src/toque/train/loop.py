@@ -81,6 +81,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
         splits = prepare.open_splits(run, own)
     task = prepare.task_of(splits, own)
     asked, run = run, prepare.resolve(run, splits, own, task)
+    prepare.check_apart(run, splits)
     preparing.check(run, world)
     device = prepare.pick_device(run.device, world.local_rank)
     training_pipeline, validation_pipeline = prepare.pipelines(run, splits, task)

@@ -284,6 +284,22 @@ def in_words(run: Run, splits: Splits, task: Task, device: torch.device) -> str:
     )
 
 
+def check_apart(run: Run, splits: Splits) -> None:
+    """Refuse a run folder in a folder of images, where the next start would take it for a class.
+
+    Raises: ValueError
+    """
+    assert run.out is not None, "resolved settings name their folder"
+    root, out = Path(run.data).expanduser(), Path(run.out).expanduser()
+    if not (splits.drawn and root.is_dir() and out.resolve().is_relative_to(root.resolve())):
+        return
+    raise checks.invalid(
+        "train", "--out", "outside of the data, where it would be taken for a class",
+        f"{out} in {root.resolve()}",
+        f"Add --out {root.resolve().with_name('runs') / root.resolve().name}",
+    )  # fmt: skip
+
+
 def notes(run: Run, splits: Splits) -> tuple[str, ...]:
     """What a person should know before images and settings are joined."""
     count = len(splits.train)

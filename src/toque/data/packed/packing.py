@@ -104,6 +104,13 @@ def pack(
     _check(size, encoding, quality, shard_bytes, threads)
     target = _target(Path(cache).expanduser())
     splits, where = _opened(data, on_bad, max_pixels, channels, task, columns)
+    root = Path(where).expanduser()
+    inside = bool(where) and root.is_dir() and target.resolve().is_relative_to(root.resolve())
+    if inside and splits.drawn:
+        raise checks.invalid(
+            "pack", "cache", "outside of the data, where it would be taken for images",
+            f"{target} in {root}", f"Name {root.with_name(root.name + '-packed')}.",
+        )  # fmt: skip
     settings = Settings(size, encoding, quality if encoding == "jpeg" else 0, splits.channels)
     parts = _parts(splits)
     if threads is None:
@@ -166,7 +173,7 @@ def _target(cache: Path) -> Path:
             if not entry.name.startswith("."):
                 raise checks.invalid(
                     "pack", "cache", "a folder of its own", f"{cache}, which holds {entry.name}",
-                    f"Name a new one, such as {cache / 'packed'}.",
+                    f"Name a new one, such as {cache.with_name(cache.name + '-packed')}.",
                 )  # fmt: skip
     return cache
 
