@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from toque.layers.tensors import storage_of
+
 _CHANGED = (
     "save_memory: a tensor needed for backward must stay as it was in forward; got one that was "
     "changed in place. Work on a copy there."
@@ -153,7 +155,7 @@ class Watch:
         self.packed.clear()
 
     def pack(self, tensor: Tensor) -> _Kept:
-        key = storage_key(tensor)
+        key = storage_of(tensor)
         kept = _Kept(tensor, key, tensor.shape)
         entry = self.entries.get(key)
         if entry is not None and entry.is_current():
@@ -164,11 +166,11 @@ class Watch:
         return kept
 
     def note(self, tensor: Tensor) -> None:
-        if storage_key(tensor) not in self.whole:
-            self.whole[storage_key(tensor)] = _weak(tensor)
+        if storage_of(tensor) not in self.whole:
+            self.whole[storage_of(tensor)] = _weak(tensor)
 
     def recipe_of(self, tensor: Tensor) -> Recipe | None:
-        entry = self.entries.get(storage_key(tensor))
+        entry = self.entries.get(storage_of(tensor))
         if entry is None or not entry.is_current():
             return None
         # Only the tensor itself: a view would need its own layout.
@@ -180,7 +182,7 @@ class Watch:
         recipe = self.recipe_of(tensor)
         if recipe is not None:
             return recipe
-        if is_kept or storage_key(tensor) in self.whole:
+        if is_kept or storage_of(tensor) in self.whole:
             return tensor.detach()
         return None
 
@@ -197,21 +199,17 @@ class Watch:
             return None
         depth = step + max((s.depth for s in sources if isinstance(s, Recipe)), default=0)
         if depth > self.max_depth:
-            self.entries.pop(storage_key(out), None)
+            self.entries.pop(storage_of(out), None)
             return None
         recipe = Recipe(make, sources, depth, overwrite)
         entry = _Entry(recipe, _weak(out), weakref.ref(out), out._version, out.shape, out.stride())
-        self.entries[storage_key(out)] = entry
+        self.entries[storage_of(out)] = entry
         return recipe
 
     def take_back(self, kept: _Kept, like: Tensor, entry: _Entry, recipe: Recipe) -> None:
         """Let what the running operation has already packed stand for a recipe instead."""
         kept.replace(recipe, entry, like)
         self.whole.pop(kept.storage, None)
-
-
-def storage_key(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _weak(tensor: Tensor) -> StorageWeakRef:

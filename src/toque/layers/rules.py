@@ -13,7 +13,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from toque.layers.recipe import Recipe, Watch, storage_key
+from toque.layers.recipe import Recipe, Watch
+from toque.layers.tensors import storage_of
 
 Handler = Callable[..., Any]
 HANDLERS: dict[Any, Handler] = {}
@@ -75,7 +76,7 @@ def _activation_of_input(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any
     """Activations whose backward reads their input: it is kept, so the output need not be."""
     x = args[0] if args else kwargs["input"]
     before = watch.recipe_of(x) if _is_tracked(x) else None
-    entry = watch.entries.get(storage_key(x)) if before is not None else None
+    entry = watch.entries.get(storage_of(x)) if before is not None else None
     if before is not None and func in _WITHOUT_COPY and _asks_in_place(args, kwargs):
         out = _InPlace.apply(x, before, func)
         watch.learn(out, _again(func, x, (), {}), before)
@@ -83,11 +84,11 @@ def _activation_of_input(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any
     out = func(*args, **kwargs)
     if not _is_tracked(out):
         return out
-    if storage_key(out) == storage_key(x):
+    if storage_of(out) == storage_of(x):
         # In place: autograd has kept a copy of the old x, which its recipe can stand for.
         copies = [k for k in watch.packed if k.shape == x.shape and k.tensor is not None]
         if before is None or entry is None or len(copies) != 1:
-            watch.entries.pop(storage_key(out), None)
+            watch.entries.pop(storage_of(out), None)
             return out
         copy = copies[0]
         assert copy.tensor is not None
@@ -111,7 +112,7 @@ def _activation_of_output(watch: Watch, func: Any, args: Any, kwargs: Any) -> An
     out = func(*args, **kwargs)
     if before is None or not _is_tracked(out):
         if isinstance(out, Tensor):
-            watch.entries.pop(storage_key(out), None)
+            watch.entries.pop(storage_of(out), None)
         return out
     if func in (F.relu6, F.hardtanh):
         rest, options = args[1:], {k: v for k, v in kwargs.items() if k not in ("input", "inplace")}
@@ -120,11 +121,11 @@ def _activation_of_output(watch: Watch, func: Any, args: Any, kwargs: Any) -> An
         again = _again(func, x, rest, options)
     else:
         again = _again(torch.relu, x, (), {})
-    already = [k for k in watch.packed if k.storage == storage_key(out)]
+    already = [k for k in watch.packed if k.storage == storage_of(out)]
     overwrite = torch.relu_ if func not in (F.relu6, F.hardtanh) else None
     recipe = watch.learn(out, again, before, overwrite=overwrite)
     if recipe is not None:
-        entry = watch.entries[storage_key(out)]
+        entry = watch.entries[storage_of(out)]
         for kept in already:
             if kept.tensor is not None:
                 watch.take_back(kept, kept.tensor, entry, recipe)
@@ -247,7 +248,7 @@ def _residual(watch: Watch, func: Any, args: Any, kwargs: Any) -> Any:
     out = func(*args)
     if not _is_tracked(out):
         return out
-    watch.entries.pop(storage_key(out), None)
+    watch.entries.pop(storage_of(out), None)
     if first is not None and second is not None:
         if not isinstance(first, Recipe):
             first, second = second, first

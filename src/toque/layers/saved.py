@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toque import checks
 from toque.layers.running import modules_running
-from toque.layers.tensors import tensors_in
+from toque.layers.tensors import storage_of, tensors_in
 
 Kind = Literal["own", "input", "parameter", "buffer"]
 
@@ -152,11 +152,6 @@ def trace_saved(function: Callable[..., Any], *inputs: Any) -> Trace:
     return Trace(tuple(_nodes(roots, spans, kinds, unpacked)))
 
 
-def storage_of(tensor: Tensor) -> int:
-    """A number for the memory a tensor lies in, equal for views of one another."""
-    return int(tensor.untyped_storage()._cdata)
-
-
 def _nodes(
     roots: list[Any],
     spans: list[tuple[int, int, str]],
@@ -206,14 +201,14 @@ def _saves(node: Any, kinds: dict[int, Kind], unpacked: list[Tensor]) -> Iterato
         except RuntimeError:  # freed already, or of a type that Python cannot see
             continue
         for tensor in unpacked:
-            storage = tensor.untyped_storage()
+            storage = storage_of(tensor)
             yield SavedTensor(
                 name=name.removeprefix("_saved_").removeprefix("saved_"),
                 shape=tuple(tensor.shape),
                 dtype=str(tensor.dtype).removeprefix("torch."),
-                num_bytes=storage.nbytes(),
-                storage=int(storage._cdata),
-                kind=kinds.get(int(storage._cdata), "own"),
+                num_bytes=tensor.untyped_storage().nbytes(),
+                storage=storage,
+                kind=kinds.get(storage, "own"),
             )
 
 

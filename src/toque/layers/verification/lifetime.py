@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from toque.layers.saved import storage_of
-from toque.layers.tensors import tensors_in
+from toque.layers.tensors import storage_of, tensors_in
 from toque.layers.verification import compare
 from toque.layers.verification.subject import Outcome, Subject, Wrong, cotangents_for
 

@@ -14,8 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from toque.layers.saved import storage_of
-from toque.layers.tensors import tensors_in
+from toque.layers.tensors import storage_of, tensors_in
 from toque.layers.verification import compare
 from toque.layers.verification.subject import Subject, Wrong, cotangents_for
 

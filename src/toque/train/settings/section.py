@@ -6,4 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
+    """What every table is: its values are checked, defaults too, and then stay."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
