@@ -133,6 +133,16 @@ def test_mistakes_are_told_apart(run, given, words, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_device_that_is_not_there_is_told_before_anything_is_loaded(run, exported):
+    for source in (run, exported["safetensors"].file):
+        with pytest.raises(ValueError, match=r"one this machine has; got cuda:77 \(\w"):
+            deploy.load(source, device="cuda:77")
+        with pytest.raises(ValueError, match=r"got gpu \(torch knows no such device\)"):
+            deploy.load(source, device="gpu")
+    with pytest.raises(ValueError, match=r"cpu for a .onnx file; got cuda\. For a GPU, load the"):
+        deploy.load(exported["onnx"].file, device="cuda")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("damage", ["half", "empty", "text"])
 def test_damaged_files_are_refused(exported, tmp_path, kind, damage):

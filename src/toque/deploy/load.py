@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from toque import augment, checks
 from toque.deploy.outputs import Outputs, outputs_for
 from toque.deploy.predictor import Network, Predictor, of_network
@@ -19,15 +21,16 @@ def load(source: str | Path, *, device: str = "cpu", trust: bool = False) -> Pre
     """A predictor from a run folder or an exported file; a file needs nothing of toque.train.
 
     Args:    source: a run folder, or a file NAME.onnx, NAME.pt2, NAME.aoti or NAME.safetensors
-             device: for a run folder and .safetensors; the other files answer on the CPU
+             device: for a run folder and .safetensors; the other files answer on the cpu alone
              trust: whether to load machine code, which an .aoti file is; the others are data
     Raises:  FileNotFoundError: nothing there, or a run that has not finished
              ValueError: a damaged file, one that toque did not write, or of another kind; an
-             .aoti file without trust
+             .aoti file without trust; a device that is not there
              ImportError: onnxruntime is not installed, for an .onnx file
     Example: >>> toque.deploy.load("model.onnx")(["garden.jpg"])[0].label
     """
     path = Path(source)
+    _check_device(path, device)
     if path.is_dir():
         return _run(path, device)
     if path.suffix not in SUFFIXES:
@@ -50,6 +53,24 @@ def load(source: str | Path, *, device: str = "cpu", trust: bool = False) -> Pre
     if path.suffix == ".pt2":
         return torch_file.load_graph(path)
     return torch_file.load_weights(path, device)
+
+
+def _check_device(path: Path, device: str) -> None:
+    if device != "cpu" and path.suffix in {".onnx", ".pt2", ".aoti"}:
+        raise checks.invalid(
+            "load", "device", f"cpu for a {path.suffix} file", device,
+            "For a GPU, load the run folder or its .safetensors file.",
+        )  # fmt: skip
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = checks.first_line(error)
+        if "at start of device string" in reason:  # torch lists twenty of them
+            reason = "torch knows no such device"
+        raise checks.invalid(
+            "load", "device", "one this machine has", f"{device} ({reason})",
+            "Leave it out for the cpu.",
+        ) from None  # fmt: skip
 
 
 def _near(path: Path) -> str:
