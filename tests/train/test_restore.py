@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 import toque
 from tests.train.runs import TRAIN, VAL, network, settings
 from toque import deploy
-from toque.train import load_model
+from toque.train import load_model, restore
+from toque.train.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +61,11 @@ def test_another_architecture_is_named_by_its_first_difference(run):
     other = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3))
     with pytest.raises(ValueError, match=r"weights.safetensors was saved from; got .*1\.weight"):
         load_model(run, model=other)
+
+
+def test_data_named_from_another_folder_is_said_to_be_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"photos, must be found .* none in {tmp_path}"):
+        restore.own_splits(Run(data="photos"))
+    with pytest.raises(FileNotFoundError, match="which does not exist"):
+        restore.own_splits(Run(data=str(tmp_path / "photos")))

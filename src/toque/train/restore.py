@@ -39,6 +39,7 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
     Args:   model: the module to load the weights into, for a run on a module of your own
     Raises: FileNotFoundError: no run folder, or a run that has not finished
             ValueError: a damaged file, or weights of another architecture
+    Example: >>> load_model("runs/own", model=MyNet()).model(images)
     """
     path = Path(path)
     run, _ = read_run(path)
@@ -83,6 +84,7 @@ def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "a
 
     Raises: FileNotFoundError, ValueError: as `load_model` and `toque.data.open`; a class that the
             run does not know, a run on data of the caller's own without `data_path`
+    Example: >>> toque.evaluate("runs/photos", "photos/new").summary()
     """
     chosen = prepare.pick_device(device)
     trained = load_model(path, device=str(chosen))
