@@ -25,7 +25,10 @@ from toque.augment.resolve import (
     as_floats,
     canvas_of,
     check_images,
+    check_own_draw,
+    check_own_result,
     check_parameters,
+    is_own,
     place,
     resolve,
 )
@@ -125,6 +128,8 @@ class Compose:
                 draws.append({})
             else:
                 draws.append(transform.draw(numbers[stream], key))
+                if is_own(transform):
+                    check_own_draw(transform, draws[-1], key.indices)
         return Parameters(len(key), tuple(draws))
 
     @overload
@@ -340,7 +345,10 @@ class Compose:
             if one.filter is not None:
                 at, transform = one.filter
                 transform.check_channels(channels)
-                current = transform.filter(as_floats(current, self.kernel), parameters.draws[at])
+                given = as_floats(current, self.kernel)
+                current = transform.filter(given, parameters.draws[at])
+                if is_own(transform):
+                    check_own_result(transform, current, given)
             else:
                 resolved = resolve(one, parameters, start, channels)
                 height, width = self._result_size(resolved.canvas, len(held))

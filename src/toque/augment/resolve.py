@@ -18,7 +18,7 @@ from toque.augment.canvas import Canvas, Counts
 from toque.augment.kernels.resolved import Resolved
 from toque.augment.parameters import Parameters
 from toque.augment.plan import Pass
-from toque.augment.transform import Floats, Integers
+from toque.augment.transform import Draw, Floats, Integers
 
 Images = torch.Tensor | Sequence[torch.Tensor]
 """A batch [B, C, H, W], or one [C, H, W] for each image; uint8 in 0 .. 255 or float in 0 .. 1."""
@@ -83,6 +83,44 @@ def check_parameters(parameters: Parameters) -> None:
                     "Compose.apply", f"parameters {name}", "finite", "NaN or infinity",
                     "Draw them again with pipeline.draw(key).",
                 )  # fmt: skip
+
+
+def is_own(transform: object) -> bool:
+    """Whether a transform is the caller's, so that what it gives has to be looked at."""
+    return not type(transform).__module__.startswith("toque.")
+
+
+def check_own_draw(transform: object, draw: Draw, indices: Integers) -> None:
+    """Raises ValueError where a transform of the caller's drew no number for an image."""
+    for name, values in draw.items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            bad = ~values.isfinite().reshape(len(values), -1).all(1)
+            raise checks.invalid(
+                "Compose", f"what {type(transform).__name__} draws as {name}", "finite",
+                f"NaN or infinity for image {int(indices[int(bad.nonzero()[0])])}",
+                "Look at its draw().",
+            )  # fmt: skip
+
+
+def check_own_result(transform: object, result: torch.Tensor, given: torch.Tensor) -> None:
+    """Raises ValueError where a filter of the caller's gives another shape, or makes NaN of pixels
+    that were numbers. It looks at every pixel, and waits for a GPU."""
+    name = type(transform).__name__
+    if not isinstance(result, torch.Tensor) or result.shape != given.shape:
+        got = list(result.shape) if isinstance(result, torch.Tensor) else type(result).__name__
+        raise checks.invalid(
+            "Compose", f"what {name} gives", f"of shape {list(given.shape)}", got,
+            "Look at its filter().",
+        )  # fmt: skip
+    if bool(result.isfinite().all()):
+        return
+    bad = ~result.isfinite().flatten(1).all(1) & given.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        raise checks.invalid(
+            "Compose", f"what {name} gives", "finite",
+            f"NaN or infinity in image {int(bad.nonzero()[0])} of {len(given)}",
+            "Look at its filter().",
+        )  # fmt: skip
 
 
 def canvas_of(images: Images) -> Canvas:
