@@ -80,7 +80,11 @@ def test_the_fingerprint_is_of_the_content():
             ValueError,
             r"labels must be finite; got \[0.5, nan\] at 0",
         ),
-        ((PIXELS, [0, 1, 2, 0, 1, -1]), ValueError, r"labels must be in 0 .. 2; got -1"),
+        (
+            (PIXELS, [0, 1, 2, 0, 1, -1]),
+            ValueError,
+            "labels must be class numbers from 0; got -1 at 5",
+        ),
         ((PIXELS, LABELS, ["a", "b"]), ValueError, r"labels must be in 0 .. 1; got 2"),
         ((PIXELS, LABELS, None, ["a"]), ValueError, "names must be 6, one for each image; got 1"),
     ],

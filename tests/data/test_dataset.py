@@ -139,3 +139,13 @@ def test_a_tensor_dataset_works_and_reading_is_repeatable():
 def test_the_fingerprint_tells_datasets_of_another_length_apart():
     ones = [DatasetSource(RandomDataset(n)).fingerprint() for n in (5, 5, 6)]
     assert ones[0] == ones[1] != ones[2]
+
+
+def test_an_error_of_the_callers_own_says_which_item_was_asked_for():
+    class Broken(Items):
+        def __getitem__(self, index):
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone") as raised:
+        DatasetSource(Broken([1, 2, 3])).item(2)
+    assert raised.value.__notes__ == ["toque: item 2 of Broken was asked for"]

@@ -124,6 +124,17 @@ def test_rows_that_come_again_are_counted_and_said(root):
         "Files both in train and in val, which makes val too good: 2 (p/4.png, p/5.png).",
     )
     assert opened(table(root, ROWS)).notes == ()
+    # A class of val alone cannot be learnt: it is said, as a class folder of val alone is refused.
+    untaught = opened(
+        table(root, [*given[:-2], ("p/4.png", "emu", "val")], head="path,label,split")
+    )
+    assert untaught.notes[-1] == "Classes that no training image has: 1 (emu)."
+
+
+def test_a_class_for_every_image_is_refused(root):
+    rows = [(f"p/{n}.png", "old" if n == 4 else f"{n}.5") for n in range(8)]
+    with pytest.raises(ValueError, match=r"classes of several images each.*set task=regression"):
+        opened(table(root, rows))
 
 
 @pytest.mark.parametrize(

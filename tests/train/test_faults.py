@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import io
+import itertools
+import json
 import os
 import shutil
 import signal
@@ -242,19 +244,36 @@ def test_a_second_interrupt_leaves_at_once_and_the_same_command_continues(
 
 
 def test_a_clock_that_jumps_decides_nothing(tmp_path, reference, monkeypatch):
-    now = [1e9]
+    now, jumps = [1e9], itertools.cycle([1e8, -3e8, 2.5e8])
 
     def jumping():
-        now[0] += 1e8 if len(str(now)) % 2 else -3e8
+        now[0] += next(jumps)
         return now[0]
 
+    saved, write = [], checkpoint.write
+
+    def written(*arguments, images_seen, **given):
+        saved.append(images_seen)
+        return write(*arguments, images_seen=images_seen, **given)
+
+    monkeypatch.setattr(checkpoint, "write", written)
     monkeypatch.setattr(time, "time", jumping)
     monkeypatch.setattr(time, "time_ns", lambda: int(jumping() * 1e9))
-    train(tmp_path / "run", loss=at_step({}), checkpoint={"every_s": 1e6})
+    began = time.monotonic()
+    result = train(tmp_path / "run", loss=at_step({}), checkpoint={"every_s": 1e6})
+    took = time.monotonic() - began
     assert bits(tmp_path / "run") == reference
     # Saved at the ends of the epochs, and never because a clock said that an hour had passed.
-    found = checkpoint.found(tmp_path / "run" / "checkpoints")
-    assert [one.images_seen for one in found][-2:] == [208, 304]
+    assert saved == [112, 208, 304]  # of 100 images in batches of 16
+    assert 0 < result.seconds <= took
+    rows = [json.loads(line) for line in (result.out / "metrics.jsonl").read_text().splitlines()]
+    said = {name: value for row in rows for name, value in row.items() if name.endswith("_s")}
+    assert {"time_s", "data_s", "device_s", "images_per_s"} <= said.keys()
+    for row in rows:
+        for name, value in row.items():
+            if name.endswith("_s") and name != "images_per_s":
+                assert 0 <= value <= took, (name, row)
+        assert row.get("images_per_s", 1) > 0
 
 
 @pytest.fixture(scope="module")

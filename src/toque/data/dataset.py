@@ -140,7 +140,11 @@ class DatasetSource(Source):
         return self.item(index)
 
     def item(self, index: int) -> tuple[torch.Tensor, Target]:
-        item = self.dataset[index]
+        try:
+            item = self.dataset[index]
+        except Exception as error:
+            error.add_note(f"toque: item {index} of {type(self.dataset).__name__} was asked for")
+            raise
         if not isinstance(item, tuple | list) or len(item) != 2:
             found = f"{type(item).__name__} at {index}"
             raise checks.invalid_type(

@@ -163,6 +163,13 @@ def splits_of(listed: Listed, asked: Asked) -> Splits:
         values = listed.targets.values
         classes = values if listed.targets.task == "classification" else np.zeros(len(values), int)
         in_val = draw_validation(list(listed.names), classes, asked.seed, asked.val_fraction)
+        if len(classes) > 1 and len(np.unique(classes)) == len(classes):
+            raise checks.invalid(
+                "data", f"the labels in {listed.place.where}", "classes of several images each",
+                f"another one for every image: {checks.first(listed.targets.names)}",
+                "If they are numbers, set task=regression, which names the one that is none; if "
+                "classes, give more images of each.",
+            )  # fmt: skip
     else:
         in_val = np.array([part == "val" for part in listed.parts], dtype=bool)
     for side, rows in (("train", ~in_val), ("validate", in_val)):

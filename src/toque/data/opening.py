@@ -104,8 +104,9 @@ def existing_folder(data: str | Path) -> Path:
     rule = f"a folder of images or one of {', '.join(bundled.NAMES)}"
     if root.exists():
         raise checks.invalid(
-            "data", "the data", rule, f"the file {data}",
-            f"Give the folder that holds the class folders, perhaps {root.parent.parent}.",
+            "data", "the data", f"a table, arrays, shards or {rule}", f"the file {data}",
+            "Tables end in .csv, .tsv or .parquet, arrays in .npz or .pt, shards in .tar. Give the "
+            f"folder that holds the class folders, perhaps {root.parent.parent}.",
         )  # fmt: skip
     above = next(parent for parent in root.parents if parent.is_dir())
     missing = root.relative_to(above).parts[0]

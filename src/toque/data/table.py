@@ -59,7 +59,8 @@ def read_table(source: str, columns: Columns, task: Task | None) -> Listed:
     parts = _parts(rows, where, columns.split)
     return Listed(
         place, paths, found, masks=masks, parts=parts,
-        weights=_weights(rows, where, columns.weight), notes=_repeated(paths, found, parts),
+        weights=_weights(rows, where, columns.weight),
+        notes=(*_repeated(paths, found, parts), *_untaught(found, parts)),
     )  # fmt: skip
 
 
@@ -113,6 +114,16 @@ def _repeated(
     if leaked:
         notes.append(f"Files both in train and in val, which makes val too good: {some(leaked)}.")
     return tuple(notes)
+
+
+def _untaught(targets: Targets, parts: Sequence[str] | None) -> tuple[str, ...]:
+    """What a person should know of classes that no training image has."""
+    if parts is None or targets.task != "classification":
+        return ()
+    taught = {int(value) for value, part in zip(targets.values, parts, strict=True)
+              if part == "train"}  # fmt: skip
+    missing = [name for number, name in enumerate(targets.names) if number not in taught]
+    return (f"Classes that no training image has: {some(missing)}.",) if missing else ()
 
 
 def _place(source: str) -> tuple[Place, str]:

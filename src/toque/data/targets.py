@@ -122,9 +122,14 @@ def _classes(
     largest = int(numbers.max()) if numbers.size else -1
     given = tuple(map(str, range(largest + 1))) if names is None else tuple(names)
     if numbers.size and (int(numbers.min()) < 0 or largest >= len(given)):
-        wrong = int(numbers.min()) if int(numbers.min()) < 0 else largest
+        if int(numbers.min()) < 0:
+            at = int(numbers.argmin())
+            raise checks.invalid(
+                where, "labels", "class numbers from 0", f"{numbers[at]} at {at}",
+                "Leave that image out, or number the classes from 0.",
+            )  # fmt: skip
         raise checks.invalid(
-            where, "labels", f"in 0 .. {len(given) - 1}", wrong, "Name every class in `classes`."
+            where, "labels", f"in 0 .. {len(given) - 1}", largest, "Name every class in `classes`."
         )
     return given, numbers
 
