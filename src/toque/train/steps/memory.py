@@ -32,6 +32,7 @@ _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2*
 # What is not seen: what a kernel takes for itself, the allocator's rounding.
 _RESERVE = 1.1
 _FULL_PART = 16  # images that still keep a device busy
+# Only said, and the order of the ways: see decision 706 for the rows it is the middle of.
 _TIME = {"recompute": 1.05, "checkpoint": 1.3}
 
 
