@@ -146,3 +146,8 @@ def test_wrong_masks_of_training_images_are_named_and_shown(tmp_path):
     assert coloured.float().mean() > 0.6
     page = reporting.write_report(result.out, open_data(run.data, seed=0)).read_text()
     assert "Training labels to check" in page and "usual are" in page
+
+
+def test_a_long_list_says_that_it_is_about_the_model():
+    assert "train it longer" in contradicted._how_to_look(21, 100)
+    assert contradicted._how_to_look(20, 100) == "Look at them"

@@ -16,6 +16,7 @@ from toque.train.restore import Trained
 from toque.train.studies import learnt
 
 _MOST = 200
+_MANY = 0.2  # of the images: more of them than labels are usually wrong
 
 Contradicted = tuple[Finding, Callable[[Item], torch.Tensor]]
 """A finding, and what reads its images."""
@@ -43,16 +44,23 @@ def contradicted(path: str | Path, *, show: Show = "auto") -> list[Contradicted]
         _finding(
             f"validation of {path}", validation_images, trained, of_validation,
             f"Validation images of {path} {trained.task.doubted}: {len(of_validation)} of "
-            f"{len(validation)}. Look at them.",
+            f"{len(validation)}. {_how_to_look(len(of_validation), len(validation))}.",
         ),
         _finding(
             f"training of {path}", train_images, trained, of_training.doubts,
             f"Training images of {path} {trained.task.doubted_learnt}: {of_training.number} of "
-            f"{of_training.images}. Look at them; wrong ones that were learnt by heart do not "
-            "show.",
+            f"{of_training.images}. {_how_to_look(of_training.number, of_training.images)}; wrong "
+            "ones that were learnt by heart do not show.",
         ),
     ]  # fmt: skip
     return [one for one in findings if one[0].groups]
+
+
+def _how_to_look(doubted: int, images: int) -> str:
+    """What to make of a list of that length."""
+    if doubted > _MANY * images:
+        return "So many are mostly what the model cannot do: train it longer, then look again"
+    return "Look at them"
 
 
 def _finding(
