@@ -291,7 +291,8 @@ def check_apart(run: Run, splits: Splits) -> None:
     """
     assert run.out is not None, "resolved settings name their folder"
     root, out = Path(run.data).expanduser(), Path(run.out).expanduser()
-    if not (splits.drawn and root.is_dir() and out.resolve().is_relative_to(root.resolve())):
+    inside = root.is_dir() and out.resolve().is_relative_to(root.resolve())
+    if not (splits.drawn and inside and data.is_class_folder(run.data)):
         return
     raise checks.invalid(
         "train", "--out", "outside of the data, where it would be taken for a class",

@@ -276,12 +276,14 @@ class _Watch:
         doing = self._world.doing.what
         last_of = self._ask_all()
         told, missing = [], []
-        for rank in range(self._world.size):
-            if rank == self._world.rank:
-                continue
+        ranks = [rank for rank in range(self._world.size) if rank != self._world.rank]
+        any_gone = any(self._is_gone(rank) for rank in ranks)
+        for rank in ranks:
+            gone = self._is_gone(rank)
+            if any_gone and not gone:
+                continue  # another's end explains all, and the last sign of this one may be old
             when, what, waiting = self._sign_of(rank)
             silent_s = time.time() - when
-            gone = self._is_gone(rank)
             if gone or silent_s > _SILENT_S or not waiting:
                 state = f"no sign of life for {silent_s:.0f} s" if silent_s > _SILENT_S else "alive"
                 state = state if when else "no sign of life ever"
@@ -344,7 +346,8 @@ class _Watch:
 
     def _run(self) -> None:
         seen_at, answered = None, False
-        while not self._ended.wait(_BEAT_S):
+        ended = False
+        while not ended:  # the first sign at once: a rank may be asked after at any moment
             doing = self._world.doing
             sign = json.dumps([time.time(), doing.what, doing.waiting])
             try:
@@ -358,6 +361,7 @@ class _Watch:
                 return  # the store is gone, and with it whoever kept it
             if seen_at is not None and time.monotonic() - seen_at > _GRACE_S:
                 self._end_process()
+            ended = self._ended.wait(_BEAT_S)
 
     def _end_process(self) -> None:
         """End a rank whose main thread hangs in a collective that cannot come to its end."""
