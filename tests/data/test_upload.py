@@ -164,3 +164,21 @@ def test_only_the_next_batch_is_sent_ahead(monkeypatch):
         next(batches)
         assert used <= len(sent) <= used + 1
     batches.close()
+
+
+@pytest.mark.parametrize("augments", [False, True])
+def test_where_the_next_batch_finds_no_room_it_goes_after_the_step(augments):
+    """The sender's thread meets a full device; the thread that trains, when it asks, does not."""
+
+    class Full(Upload):
+        def _sent(self, images, targets):
+            if threading.current_thread() is not threading.main_thread():
+                raise torch.OutOfMemoryError("out of memory")
+            return super()._sent(images, targets)
+
+    source = SOURCES["different sizes"]
+    batches = train_batches(
+        source, Sampler(), seed=0, batch_size=8, start_images=0, stop_images=80, threads=2,
+        upload=Full(HOST, augments),
+    )  # fmt: skip
+    assert_same(batches, one_by_one(source, Sampler(), 0, 0, 80))

@@ -7,6 +7,7 @@ into slices, each the job of one thread.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -161,10 +162,8 @@ class Block:
             raise self.failure
         num_images, batch_size = self._stop - self._start, self._work.batch_size
         indices, epochs, _ = self._chunk.part(self._start, self._stop)
-        if self._arriving is not None:
-            images, targets = self._arriving.result().arrived()
-        elif self._work.upload is not None:
-            images, targets = self._upload(self._work.upload).arrived()
+        if self._work.upload is not None:
+            images, targets = self._uploaded(self._work.upload).arrived()
         else:
             images, targets, _ = self._prepared(indices)
         if num_images <= batch_size:
@@ -185,6 +184,13 @@ class Block:
         staged = [one for part in parts for one in part.staged]
         self.num_bytes = images.nbytes + sum(one.values.nbytes for one in staged)
         return images, self._targets(parts, indices), staged
+
+    def _uploaded(self, upload: Upload) -> Arriving:
+        if self._arriving is not None:
+            with contextlib.suppress(torch.OutOfMemoryError):
+                return self._arriving.result()
+            # The step before had filled the device, and has given most of it back by now.
+        return self._upload(upload)
 
     def _upload(self, upload: Upload) -> Arriving:
         indices, _, parameters = self._chunk.part(self._start, self._stop)
