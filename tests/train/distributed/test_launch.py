@@ -227,3 +227,24 @@ def test_restarts_without_a_launcher_are_refused(toque, photos):
     code, _, errors = toque("train", str(photos), "--restarts", "2")
     assert code == 2
     assert errors.startswith("toque: train: --restarts must be given with --devices; got 2.")
+
+
+def test_the_killed_rank_is_named_though_another_had_told_its_end_before(monkeypatch, tmp_path):
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+    from torch.distributed.launcher import api
+
+    told = tmp_path / "error.json"
+    told.write_text(json.dumps({"message": "rank 1 did not answer", "timestamp": 1}))
+    failures = {
+        0: ProcessFailure(local_rank=0, pid=10, exitcode=1, error_file=str(told)),
+        1: ProcessFailure(local_rank=1, pid=11, exitcode=-signal.SIGKILL, error_file="none"),
+        2: ProcessFailure(local_rank=2, pid=12, exitcode=-signal.SIGTERM, error_file="none"),
+    }
+
+    def ending(*_):
+        raise ChildFailedError("toque", failures)
+
+    monkeypatch.setattr(api, "elastic_launch", lambda *_: ending)
+    assert launch._run(3, ["-m", "toque"]) == (1, "rank 1 was killed by SIGKILL")
+    del failures[1]
+    assert launch._run(3, ["-m", "toque"]) == (1, "rank 0 ended with 1")

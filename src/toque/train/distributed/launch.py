@@ -129,7 +129,13 @@ def _run(devices: int, command: Sequence[str]) -> tuple[int, str]:
     except SignalException as stopped:
         return _SIGNAL + int(stopped.sigval), ""
     except ChildFailedError as failed:
-        rank, first = failed.get_first_failure()
+        # Others end within moments of a killed one, with sentences that torch takes for earlier.
+        killed = [
+            (rank, failure)
+            for rank, failure in failed.failures.items()
+            if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM
+        ]
+        rank, first = killed[0] if killed else failed.get_first_failure()
         how = f"ended with {first.exitcode}"
         if first.exitcode < 0:
             how = f"{_KILLED} {first.signal_name()}"
