@@ -57,6 +57,14 @@ def one_by_one(source, pipeline, seed, start, stop):
         yield image[0], int(source.labels[index]), int(index), int(epoch)
 
 
+def cut_small(patch):
+    """Many chunks, blocks, slices and parts of slices."""
+    patch.setattr(loader, "_CHUNK_IMAGES", 20)
+    patch.setattr(loader, "_BLOCK_BYTES", 4000)
+    patch.setattr(loader, "_SLICE_IMAGES", 3)
+    patch.setattr(blocks, "DECODED_BYTES", 400)
+
+
 def assert_same(batches, expected):
     for batch in batches:
         for i in range(len(batch)):
@@ -94,11 +102,8 @@ def test_pixels_depend_on_seed_epoch_and_index_alone(
 ):
     source, pipeline = SOURCES[name], Sampler() if size_known else Anyhow()
     with pytest.MonkeyPatch.context() as patch:
-        if small:  # many chunks, blocks, slices and parts of slices
-            patch.setattr(loader, "_CHUNK_IMAGES", 20)
-            patch.setattr(loader, "_BLOCK_BYTES", 4000)
-            patch.setattr(loader, "_SLICE_IMAGES", 3)
-            patch.setattr(blocks, "DECODED_BYTES", 400)
+        if small:
+            cut_small(patch)
         batches = list(
             training(source, pipeline, batch_size=batch_size, start=start, stop=start + length,
                      seed=seed, threads=threads)

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.data import pictures
 from tests.data.standin import Anyhow, RandomDataset, Sampler
-from tests.data.test_loader import SOURCES, assert_same, one_by_one
+from tests.data.test_loader import SOURCES, assert_same, cut_small, one_by_one
 from toque import augment, checks, data
-from toque.data import Upload, blocks, evaluation_batches, loader, train_batches
+from toque.data import Upload, evaluation_batches, train_batches
 from toque.data import upload as uploading
 
 HOST = torch.device("cpu")  # where nothing is copied, and everything else is as on a GPU
@@ -50,11 +50,8 @@ def test_pixels_are_those_of_each_image_alone(
 ):
     source, pipeline = SOURCES[name], Sampler() if size_known else Anyhow()
     with pytest.MonkeyPatch.context() as patch:
-        if small:  # many chunks, blocks, slices, parts of slices and passes on the device
-            patch.setattr(loader, "_CHUNK_IMAGES", 20)
-            patch.setattr(loader, "_BLOCK_BYTES", 4000)
-            patch.setattr(loader, "_SLICE_IMAGES", 3)
-            patch.setattr(blocks, "DECODED_BYTES", 400)
+        if small:
+            cut_small(patch)
             patch.setattr(uploading, "_SOURCE_BYTES", 1000)
         batches = list(
             training(

@@ -81,3 +81,16 @@ class Reducing(Pipeline, Protocol):
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> torch.Tensor:
         """As Pipeline.apply; `sizes` are those before the reduction."""
+
+
+def applied(
+    pipeline: Pipeline,
+    images: torch.Tensor | Sequence[torch.Tensor],
+    parameters: Any,
+    sizes: Sequence[tuple[int, int]] | None,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The batch that a pipeline makes of images, which a decoder reduced if there are `sizes`."""
+    if sizes is not None and isinstance(pipeline, Reducing):
+        return pipeline.apply(images, parameters, out=out, sizes=sizes)
+    return pipeline.apply(images, parameters, out=out)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from toque import checks
-from toque.data.batch import Batch, Pipeline, Reducing
+from toque.data.batch import Batch, Pipeline, Reducing, applied
 from toque.data.buffers import Buffers
 from toque.data.reading import Images, Targets
 from toque.data.scratch import Scratch
@@ -224,10 +224,7 @@ class Block:
                 continue
             now = slice(done, done + len(images))
             out = None if self._out is None else self._out[first + done : first + now.stop]
-            if sizes is not None and isinstance(pipeline, Reducing):
-                ready.append(pipeline.apply(images, parameters[now], out=out, sizes=sizes))
-            else:
-                ready.append(pipeline.apply(images, parameters[now], out=out))
+            ready.append(applied(pipeline, images, parameters[now], sizes, out))
             done = now.stop
         if staged:
             together = torch.empty(0)

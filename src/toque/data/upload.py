@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from toque.data.batch import Pipeline, Reducing
+from toque.data.batch import Pipeline, applied
 from toque.data.reading import Images
 
 Sizes = list[tuple[int, int]]  # (height, width) of each image
@@ -114,10 +114,7 @@ class Upload:
             for group in _groups(staged):
                 images = _together([part.on(self.device) for part in group])
                 now = parameters[done : done + len(images)]
-                if any(part.sizes is not None for part in group) and isinstance(pipeline, Reducing):
-                    made.append(pipeline.apply(images, now, sizes=_sizes(group)))
-                else:
-                    made.append(pipeline.apply(images, now))
+                made.append(applied(pipeline, images, now, _sizes(group)))
                 done += len(images)
             return self._sent(made[0] if len(made) == 1 else torch.cat(made), targets)
 
@@ -188,7 +185,10 @@ def _together(parts: Sequence[Images]) -> Images:
     return [image for part in parts for image in part]
 
 
-def _sizes(staged: Sequence[Staged]) -> Sizes:
+def _sizes(staged: Sequence[Staged]) -> Sizes | None:
+    """What the images measured before some of them were made smaller; None where none was."""
+    if all(part.sizes is None for part in staged):
+        return None
     sizes: Sizes = []
     for part in staged:
         if part.sizes is not None:

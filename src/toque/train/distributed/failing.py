@@ -277,17 +277,15 @@ class _Watch:
         last_of = self._ask_all()
         told, missing = [], []
         ranks = [rank for rank in range(self._world.size) if rank != self._world.rank]
-        any_gone = any(self._is_gone(rank) for rank in ranks)
-        for rank in ranks:
-            gone = self._is_gone(rank)
-            if any_gone and not gone:
-                continue  # another's end explains all, and the last sign of this one may be old
+        gone = [rank for rank in ranks if self._is_gone(rank)]
+        # An end explains all, and the last signs of the others may be old.
+        for rank in gone or ranks:
             when, what, waiting = self._sign_of(rank)
             silent_s = time.time() - when
-            if gone or silent_s > _SILENT_S or not waiting:
+            if rank in gone or silent_s > _SILENT_S or not waiting:
                 state = f"no sign of life for {silent_s:.0f} s" if silent_s > _SILENT_S else "alive"
                 state = state if when else "no sign of life ever"
-                state = "its process has ended" if gone else state
+                state = "its process has ended" if rank in gone else state
                 missing.append(str(rank))
                 last = f", last collective {last_of[rank]}" if last_of.get(rank) else ""
                 told.append(f"rank {rank} in {what}, {state}{last}")
