@@ -202,7 +202,7 @@ def saved_and_restored(folder: Path, strategy: str, way: str, rounds: int) -> di
     """What one rank finds: "together" as on a shared folder, "gathered" as on one of rank 0."""
     from toque.train import distributed
     from toque.train.distributed.checkpoints import ByAll, ByFirst
-    from toque.train.run import CheckpointSettings
+    from toque.train.settings.course import CheckpointSettings
     from toque.train.state import checkpoint
 
     with distributed.joined(600.0) as world:

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from toque import models
-from toque.train.run import CheckpointSettings
+from toque.train.settings.course import CheckpointSettings
 from toque.train.state.saving import Saver
 
 

@@ -7,7 +7,9 @@ from torch.nn.functional import cross_entropy
 
 from tests.train.runs import TRAIN, Crash, bits, crashing_after, settings, train
 from toque.data import Batch
-from toque.train.run import MixSettings, Run, StopSettings
+from toque.train.run import Run
+from toque.train.settings.course import StopSettings
+from toque.train.settings.images import MixSettings
 from toque.train.steps.mixing import Mixing
 from toque.train.stopping import EarlyStop
 

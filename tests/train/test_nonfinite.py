@@ -11,7 +11,7 @@ from tests.train.runs import Crash, bits, train
 from tests.train.test_fit_step import plain
 from toque.train.logs.window import Settled
 from toque.train.nonfinite import NonFinite
-from toque.train.run import NonFiniteSettings
+from toque.train.settings.course import NonFiniteSettings
 from toque.train.state import checkpoint
 from toque.train.steps.step import Outcome
 

@@ -15,7 +15,8 @@ from toque.train.optimisation import optimise
 from toque.train.optimisation.freezing import Freezing
 from toque.train.optimisation.optimizers import Optimizers
 from toque.train.optimisation.schedule import schedule
-from toque.train.run import OptimizerSettings, Run
+from toque.train.run import Run
+from toque.train.settings.optimisation import OptimizerSettings
 from toque.train.state import checkpoint
 from toque.train.steps.precision import Precision
 from toque.train.steps.step import Step

@@ -89,9 +89,7 @@ def test_also_with_other_arithmetic_and_from_the_beginning(tmp_path, changed):
 
 
 def test_it_says_if_the_weights_are_others(run, monkeypatch):
-    monkeypatch.setattr(
-        "toque.train.studies.replaying.schedule", lambda run, total: lambda seen: 1e-5
-    )
+    monkeypatch.setattr("toque.train.studies.trial.schedule", lambda run, total: lambda seen: 1e-5)
     assert again(run, step=5).exact is False
 
 

@@ -12,7 +12,7 @@ from torch import nn
 import toque
 from tests.train.runs import Crash, bits, crashing_after, images
 from toque import data
-from toque.train import parts, prepare
+from toque.train import build, parts, prepare
 from toque.train.distributed import World
 from toque.train.resizing import Phase, phases, size_at, sizes, stretches
 from toque.train.steps import compiled
@@ -165,7 +165,7 @@ def test_any_start_and_the_ranks_together_give_the_same_batches():
 def test_the_draws_do_not_depend_on_the_size():
     """The picture at 8 px and at 32 px shows the same part of the image."""
     run, splits = resolved(augment="imagenet")
-    (small, large) = (prepare.training_pipeline(run, splits, size) for size in (16, 64))
+    (small, large) = (build.training_pipeline(run, splits, size) for size in (16, 64))
     key = toque.random.Key(0, 3, np.arange(5))
     sizes_of = [(200, 300)] * 5
     corner = [torch.tensor([[0.0, 0, side, side]]) for side in (16, 64)]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from toque import checks
 from toque.train import run as settings_of
 from toque.train.run import Run
-from toque.train.settings import refusal
+from toque.train.settings import refusal, toml
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
 
@@ -50,7 +50,7 @@ def test_the_file_comes_first_then_arguments_then_set(tmp_path):
 def test_the_environment_of_a_stored_run_is_not_a_setting(tmp_path):
     file = tmp_path / "run.toml"
     file.write_text(
-        Run(seed=4).as_toml() + settings_of.table("environment", {"torch": "2.14", "git": {"a": 1}})
+        Run(seed=4).as_toml() + toml.table("environment", {"torch": "2.14", "git": {"a": 1}})
     )
     assert settings_of.load(file).changed(out=None) == Run(seed=4)
 

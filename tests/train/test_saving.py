@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.waiting import until
-from toque.train.run import CheckpointSettings
+from toque.train.settings.course import CheckpointSettings
 from toque.train.state import checkpoint, saving
 from toque.train.state.saving import Saver
 from toque.train.state.snapshot import Camera

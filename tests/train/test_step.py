@@ -11,7 +11,7 @@ from tests.train.stepping import CPU, FLOAT32, batch, built, labels, pixels, wei
 from toque import losses
 from toque.models.ema import EMA
 from toque.train.optimisation.optimizers import Optimizers
-from toque.train.run import ClipSettings
+from toque.train.settings.optimisation import ClipSettings
 from toque.train.steps.precision import LossScale, Precision
 from toque.train.steps.statistics import Statistics
 

@@ -42,13 +42,13 @@ def preview(
 
     from toque import random
     from toque.augment.sheet import contact_sheet
-    from toque.train import prepare
+    from toque.train import build, prepare
 
     own = prepare.Own()
     splits = prepare.open_splits(run, own)
     task = prepare.task_of(splits, own)
     run = prepare.resolve(run, splits, own, task)
-    pipeline, _ = prepare.pipelines(run, splits, task)
+    pipeline, _ = build.pipelines(run, splits, task)
     if pipeline is None:
         raise checks.invalid(
             "toque preview", "augment", "a preset", run.augment, "As in --set augment=light."

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from toque import augment, checks
+from toque import augment, checks, devices
 from toque.deploy.outputs import Outputs, outputs_for
 from toque.deploy.predictor import Network, Predictor, of_network
 
@@ -61,16 +59,7 @@ def _check_device(path: Path, device: str) -> None:
             "load", "device", f"cpu for a {path.suffix} file", device,
             "For a GPU, load the run folder or its .safetensors file.",
         )  # fmt: skip
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = checks.first_line(error)
-        if "at start of device string" in reason:  # torch lists twenty of them
-            reason = "torch knows no such device"
-        raise checks.invalid(
-            "load", "device", "one this machine has", f"{device} ({reason})",
-            "Leave it out for the cpu.",
-        ) from None  # fmt: skip
+    devices.named("load", device, "Leave it out for the cpu.")
 
 
 def _near(path: Path) -> str:

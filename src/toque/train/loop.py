@@ -8,7 +8,7 @@ import time
 from torch import nn
 
 from toque.data import OwnData
-from toque.train import distributed, finish, first_signal, parts, prepare
+from toque.train import build, distributed, finish, first_signal, parts, prepare
 from toque.train import run as settings
 from toque.train.distributed import World, preparing
 from toque.train.distributed.follower import SilentLog, SilentProgress
@@ -83,16 +83,15 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     asked, run = run, prepare.resolve(run, splits, own, task)
     prepare.check_apart(run, splits)
     preparing.check(run, world)
-    device = prepare.pick_device(run.device, world.local_rank)
-    training_pipeline, validation_pipeline = prepare.pipelines(run, splits, task)
+    device = build.device(run.device, world.local_rank)
+    training_pipeline, validation_pipeline = build.pipelines(run, splits, task)
     precision = Precision(run.precision, device)
-    fingerprint = environment.fingerprint(device) | {"precision": precision.name}
-    fingerprint |= preparing.fingerprint(run, world)
+    fingerprint = preparing.fingerprint(run, world, precision)
     recorded = prepare.record(splits, fingerprint)
     # Before the model: ranks with other models could not even exchange its first weights.
     differing = distributed.check_same(world, settings.identity(run), recorded)
-    network = preparing.place(run, world, prepare.build_model(run, splits, own, task, device))
-    training_loss, validation_loss = prepare.build_losses(run, own, task)
+    network = preparing.place(run, world, build.network(run, splits, own, task, device))
+    training_loss, validation_loss = build.losses(run, own, task)
     num_images, total_images = len(splits.train), parts.total_images(run, splits)
     rate = schedule(run, total_images)
     early = EarlyStop(run.stop)

@@ -17,7 +17,7 @@ import torch
 from toque import checks
 from toque.train.distributed.world import ALONE, World
 from toque.train.logs.window import Settled
-from toque.train.run import NonFiniteSettings
+from toque.train.settings.course import NonFiniteSettings
 
 # Each halves a float16 loss scale that begins at 2**16: after so many it is 2**-8.
 _OVERFLOWS = 24

@@ -12,7 +12,7 @@ from torch import nn
 from toque import data
 from toque.data import Batch, Splits
 from toque.models.ema import EMA
-from toque.train import prepare, resizing
+from toque.train import build, prepare, resizing
 from toque.train.distributed import World, preparing
 from toque.train.measure import Loss
 from toque.train.optimisation import optimise
@@ -111,13 +111,13 @@ def train_batches(
 
     Their size is that of the phase that each batch begins in (see resizing.py).
     """
-    upload = prepare.upload(device, prepare.augments_there(run, device))
+    upload = build.upload(device, build.augments_there(run, device))
     for start, stop, size_px in resizing.stretches(
         run, len(splits.train), start_images, stop_images
     ):
         batches = data.train_batches(
             splits.train,
-            prepare.training_pipeline(run, splits, size_px),
+            build.training_pipeline(run, splits, size_px),
             seed=run.seed,
             batch_size=run.batch_size,
             start_images=start,

@@ -1,11 +1,10 @@
-"""From settings to the parts of a run: data, pipelines, model, loss, device."""
+"""From settings to images and a task, and to settings with nothing unset."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from toque import augment, checks, data, models, random
+from toque import checks, data
 from toque.data import OwnData, Source, Splits
 from toque.data.sampling import order_of
 from toque.train import resizing, tasks
@@ -160,119 +159,6 @@ def sampling_of(run: Run) -> data.Sampling:
     return data.Sampling(asked.name, asked.repeats, asked.class_weights)
 
 
-def pipelines(
-    run: Run, splits: Splits, task: Task
-) -> tuple[augment.Compose | None, augment.Compose | None]:
-    """The training pipeline of the run's first images, and the validation pipeline; None for both
-    if the caller's tensors are ready."""
-    if run.augment == "off":
-        return None, None
-    assert run.image_size is not None
-    evaluation = augment.preset(
-        task.evaluation_preset, run.image_size, channels=splits.channels,
-        channels_last=run.channels_last,
-    )  # fmt: skip
-    return training_pipeline(run, splits, resizing.sizes(run)[0]), evaluation
-
-
-def training_pipeline(run: Run, splits: Splits, size_px: int) -> augment.Compose | None:
-    """The pipeline of the training images where they have that size; None if they are ready."""
-    if run.augment == "off":
-        return None
-    assert run.augment is not None
-    return augment.preset(
-        run.augment, size_px, channels=splits.channels, channels_last=run.channels_last
-    )
-
-
-def build_model(run: Run, splits: Splits, own: Own, task: Task, device: torch.device) -> nn.Module:
-    """The model, initialised from the seed alone, on its device.
-
-    A module that the caller built comes with the weights it has.
-    """
-    random.seed_torch(run.seed, "init")
-    if isinstance(own.model, nn.Module):
-        model = own.model
-    elif own.model is not None:
-        model = own.model()
-    else:
-        assert run.model is not None
-        model = models.create(
-            run.model,
-            num_classes=task.num_outputs,
-            in_channels=splits.channels,
-            pretrained=run.pretrained,
-            image_size=run.image_size,
-        )
-    if run.augment != "off":
-        assert run.image_size is not None
-        task.check_model(model, run.image_size)
-    model = model.to(device)
-    if run.resize.from_px is not None:
-        _check_sizes(model, run, splits.channels, task)
-    return model.to(memory_format=torch.channels_last) if run.channels_last else model
-
-
-def _check_sizes(model: nn.Module, run: Run, channels: int, task: Task) -> None:
-    """Raise ValueError where the model cannot take training images of every size."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    for size in resizing.sizes(run):
-        task.check_model(model, size)
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, channels, size, size, device=device))
-        except Exception as error:  # whatever a module of anybody's raises
-            first = (str(error) or type(error).__name__).splitlines()[0]
-            raise checks.invalid(
-                "run.toml [resize]", "from_px", "a size that the model takes",
-                f"{size} ({first[:200]})", "Leave it out, or choose a model that takes any size.",
-            ) from None  # fmt: skip
-    model.train(was_training)
-
-
-def build_losses(run: Run, own: Own, task: Task) -> tuple[Loss, Loss]:
-    """The loss to minimise, and the one to validate with: the same, but without smoothing."""
-    if own.loss is not None:
-        return own.loss, own.loss
-    name, smoothing = run.loss.name, run.loss.label_smoothing
-    assert name is not None and smoothing is not None, "resolve fills them in"
-    return task.loss(name, smoothing), task.loss(name, 0.0)
-
-
-def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device by name; "auto" is CUDA where there is one, and each rank of a host has its own.
-
-    Raises: ValueError: no such device here
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.partition(":")[0] in ("gpu", "nvidia"):
-        raise checks.invalid(
-            "run.toml", "device", "auto, cpu, cuda, cuda:1 or another device of torch", name,
-            "Did you mean cuda?",
-        )  # fmt: skip
-    if name == "cuda" and local_rank:
-        name = f"cuda:{local_rank}"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        if "at start of device string" in reason:  # torch lists twenty of them
-            reason = "torch knows no such device"
-        raise checks.invalid(
-            "run.toml", "device", "one this machine has", f"{name} ({reason})",
-            'Set device = "auto" or "cpu".',
-        ) from None  # fmt: skip
-    if device.type == "cuda":
-        # Left alone, cuDNN picks its algorithms by timing them, and so its bits.
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-    return device
-
-
 def in_words(run: Run, splits: Splits, task: Task, device: torch.device) -> str:
     """What will be done, in a line: "photos: 290 images to learn from, 69 to validate, ..."."""
     named = "your dataset" if run.data == OWN else run.data
@@ -311,18 +197,6 @@ def notes(run: Run, splits: Splits) -> tuple[str, ...]:
         f"of them {run.batch_size / count:.2g} times. A batch_size of {count} or less learns more "
         "from an epoch.",
     )
-
-
-def upload(device: torch.device, augments: bool = False) -> data.Upload | None:
-    """What brings batches to a GPU while the one before is used there; None on a CPU."""
-    return data.Upload(device, augments) if device.type == "cuda" else None
-
-
-def augments_there(run: Run, device: torch.device) -> bool:
-    """Whether training images are augmented on the device that trains, from their bytes."""
-    if device.type != "cuda" or run.augment_on == "host":
-        return False
-    return run.augment_on == "device" or find_spec("triton") is not None
 
 
 def record(splits: Splits, fingerprint: environment.Fingerprint) -> dict[str, Any]:

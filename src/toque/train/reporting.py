@@ -13,7 +13,7 @@ from toque import augment, durable, random
 from toque.augment import Compose
 from toque.data import Source, Splits
 from toque.random import Key
-from toque.train import first_signal, prepare, tasks
+from toque.train import build, first_signal, tasks
 from toque.train import run as settings_of
 from toque.train.logs import clock
 from toque.train.logs.log import read_rows
@@ -127,7 +127,7 @@ def write_report(path: Path, splits: Splits | None) -> Path:
         advice = clock.advice(validations, run, splits.train, environment.num_cores())
         contents = replace(contents, advice=advice, augmented=_augmented(run, splits))
         task = tasks.of(splits.train)
-        _, pipeline = prepare.pipelines(run, splits, task)
+        _, pipeline = build.pipelines(run, splits, task)
         if found is not None:
             contents = replace(contents, worst=found[0].worst_pictures(splits, pipeline))
         if answers is not None:
@@ -225,7 +225,7 @@ def _augmented(run: Run, splits: Splits) -> list[Picture]:
     """The first images of the training, as the model saw them."""
     from toque.train.report import Picture, denormalise
 
-    pipeline, _ = prepare.pipelines(run, splits, tasks.of(splits.train))
+    pipeline, _ = build.pipelines(run, splits, tasks.of(splits.train))
     if pipeline is None:
         return []
     size = len(splits.train)

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from toque import checks
-from toque.train.run import ResizeSettings, Run
+from toque.train.run import Run
+from toque.train.settings.images import ResizeSettings
 
 _UNTIL_FRACTION = 0.8
 _MOST_COMPILED = 6  # torch.compile gives up on a network after 8 graphs, two are for validation

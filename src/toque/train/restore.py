@@ -6,11 +6,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from toque import augment, checks, data, models
 from toque.models import weights
-from toque.train import prepare, tasks
+from toque.train import build, prepare, tasks
 from toque.train.measure import measure
 from toque.train.run import Run
 from toque.train.run_folder import environment
@@ -86,15 +87,25 @@ def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "a
             run does not know, a run on data of the caller's own without `data_path`
     Example: >>> toque.evaluate("runs/photos", "photos/new").summary()
     """
-    chosen = prepare.pick_device(device)
+    chosen = build.device(device)
     trained = load_model(path, device=str(chosen))
-    source = images_of(trained, data_path)
+    return answers(trained, images_of(trained, data_path), chosen)
+
+
+def answers(
+    trained: Trained, source: data.Source, device: torch.device | None = None
+) -> Evaluation:
+    """What the weights of a run answer on some images, each once.
+
+    Args: device: the one the run was trained on unless given; the model is moved there
+    """
+    device = device or build.device(trained.run.device)
     batches = data.evaluation_batches(
         source, trained.pipeline, batch_size=trained.run.batch_size,
-        threads=environment.num_cores(), upload=prepare.upload(chosen),
+        threads=environment.num_cores(), upload=build.upload(device),
     )  # fmt: skip
     loss = trained.task.loss(trained.task.loss_name, 0.0)
-    return measure(trained.model, batches, trained.task, loss, chosen)
+    return measure(trained.model.to(device), batches, trained.task, loss, device)
 
 
 def images_of(trained: Trained, data_path: str | None) -> data.Source:

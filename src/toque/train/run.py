@@ -16,7 +16,6 @@ from toque import checks
 from toque.train.settings import toml
 from toque.train.settings.course import (
     CheckpointSettings,
-    LogName,
     LogSettings,
     NonFiniteSettings,
     StopSettings,
@@ -38,15 +37,6 @@ from toque.train.settings.optimisation import (
 )
 from toque.train.settings.refusal import explain
 from toque.train.settings.section import Section
-from toque.train.settings.toml import read, table
-
-__all__ = [
-    "CheckpointSettings", "ClipSettings", "DistributedSettings", "EMASettings", "LogName",
-    "LogSettings", "LossSettings", "MemorySettings", "MixSettings", "NonFiniteSettings",
-    "OptimizerSettings", "ResizeSettings", "RuleSettings", "Run", "SamplingSettings",
-    "ScheduleSettings", "StopSettings", "TableSettings", "differences", "flat", "identity", "load",
-    "read", "table",
-]  # fmt: skip
 
 
 class Run(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from toque.train.run import StopSettings
+from toque.train.settings.course import StopSettings
 
 
 class EarlyStop:

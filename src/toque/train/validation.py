@@ -6,7 +6,7 @@ from torch import nn
 
 from toque import data
 from toque.data import Pipeline, Splits
-from toque.train import prepare
+from toque.train import build
 from toque.train.distributed import World, preparing
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.run import Run
@@ -39,7 +39,7 @@ class Validation:
         self._precision = precision
         self._world = world
         # Their pixels are the host's, as `toque predict` and exported models make them.
-        self._upload = prepare.upload(precision.device)
+        self._upload = build.upload(precision.device)
         size = run.image_size or 1
         self._image_shape = (splits.channels, size, size)
 

@@ -20,7 +20,7 @@ from toque import durable
 from toque.models.ema import EMA
 from toque.train import distributed
 from toque.train.distributed import checkpoints, preparing, saving, sharding
-from toque.train.run import CheckpointSettings
+from toque.train.settings.course import CheckpointSettings
 from toque.train.state import checkpoint, pieces
 
 LAYOUTS = [

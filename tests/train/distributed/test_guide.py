@@ -8,7 +8,7 @@ import pytest
 
 from tests import guides
 from toque.train import run as settings
-from toque.train.run import DistributedSettings
+from toque.train.settings.machines import DistributedSettings
 
 
 def blocks(language):

@@ -23,7 +23,7 @@ from toque.models.ema import EMA
 from toque.train.distributed import sharding
 from toque.train.distributed.saving import Gathered, OneFileEach
 from toque.train.distributed.world import World
-from toque.train.run import CheckpointSettings
+from toque.train.settings.course import CheckpointSettings
 from toque.train.state import checkpoint, formats, pieces
 from toque.train.state.checkpoint import Checkpoint, Choice
 from toque.train.state.saving import Medium, OneFile, Saver

@@ -20,6 +20,8 @@ from toque.train.distributed.replicas import Replicas
 from toque.train.distributed.virtual import VirtualShards
 from toque.train.distributed.world import World
 from toque.train.run import Run
+from toque.train.run_folder import environment
+from toque.train.steps.precision import Precision
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -129,9 +131,11 @@ def exchange(run: Run, world: World, network: nn.Module, loss: Any) -> Exchange 
     )
 
 
-def fingerprint(run: Run, world: World) -> dict[str, int]:
-    """What of the ranks can change the bits of a run: their number, unless shards are fixed."""
-    return {} if run.distributed.virtual_shards is not None else {"ranks": world.size}
+def fingerprint(run: Run, world: World, precision: Precision) -> environment.Fingerprint:
+    """What besides settings, data and seed can change the bits of a run: the environment, the
+    precision, and the number of ranks unless shards are fixed."""
+    found = environment.fingerprint(precision.device) | {"precision": precision.name}
+    return found if run.distributed.virtual_shards is not None else {**found, "ranks": world.size}
 
 
 @contextlib.contextmanager

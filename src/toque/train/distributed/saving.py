@@ -29,7 +29,7 @@ from toque import durable
 from toque.train.distributed import sharding
 from toque.train.distributed.messages import Messages
 from toque.train.distributed.world import World
-from toque.train.run import CheckpointSettings
+from toque.train.settings.course import CheckpointSettings
 from toque.train.state import checkpoint, pieces
 from toque.train.state.snapshot import Camera, Place, Snapshot, slots, take_tensors, with_slots
 

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from toque import checks
 from toque.train import run as settings_of
 from toque.train.logs.log import Logger, Row
-from toque.train.run import LogName, Run
+from toque.train.run import Run
+from toque.train.settings.course import LogName
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

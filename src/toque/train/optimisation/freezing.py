@@ -8,7 +8,7 @@ from torch import nn
 
 from toque.models import parameters
 from toque.models.parameters import Rule
-from toque.train.run import RuleSettings
+from toque.train.settings.optimisation import RuleSettings
 
 
 class Freezing:

@@ -15,7 +15,8 @@ from toque.models import parameters
 from toque.models.parameters import Rule
 from toque.train.distributed import sharding
 from toque.train.optimisation.optimizers import Optimizers
-from toque.train.run import OptimizerSettings, Run
+from toque.train.run import Run
+from toque.train.settings.optimisation import OptimizerSettings
 
 SMALL_IMAGE_PX = 64
 

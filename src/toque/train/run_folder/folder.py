@@ -30,6 +30,7 @@ from toque.train import run as settings_of
 from toque.train.run import Run
 from toque.train.run_folder import inventory
 from toque.train.run_folder.inventory import Inventory
+from toque.train.settings import toml
 from toque.train.state import formats
 from toque.version import VERSION
 
@@ -147,7 +148,7 @@ def read_run(path: Path) -> tuple[Run, dict[str, Any]]:
             f"{path} must be a run folder; there is no {SETTINGS} in it. "
             + (near if "mean" in near else "Train one with: toque train DATA --out " + str(path))
         )
-    tree = formats.migrate_settings(settings_of.read(file))
+    tree = formats.migrate_settings(toml.read(file))
     environment = tree.pop("environment", {})
     try:
         return Run(**tree), environment
@@ -198,7 +199,7 @@ def _settings_text(run: Run, environment: Mapping[str, Any]) -> str:
         "# anew.\n\n"
         + run.as_toml()
         + "\n# What it began with: for the record, not read as settings.\n"
-        + settings_of.table("environment", environment)
+        + toml.table("environment", environment)
     )
 
 

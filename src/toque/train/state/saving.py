@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from toque import checks
-from toque.train.run import CheckpointSettings
+from toque.train.settings.course import CheckpointSettings
 from toque.train.state import checkpoint
 from toque.train.state.snapshot import Camera, Snapshot
 

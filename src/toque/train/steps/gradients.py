@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toque.train.distributed import sharding
-from toque.train.run import ClipSettings
+from toque.train.settings.optimisation import ClipSettings
 
 
 class Gradients:

@@ -9,7 +9,7 @@ from toque import checks
 from toque.augment import CutMix, MixUp
 from toque.data import Batch
 from toque.random import Key
-from toque.train.run import MixSettings
+from toque.train.settings.images import MixSettings
 
 
 class Mixing:

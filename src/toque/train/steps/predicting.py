@@ -27,7 +27,8 @@ from toque.models.ema import EMA
 from toque.models.memory import Live, squares
 from toque.train.optimisation import optimise
 from toque.train.optimisation.optimizers import Optimizers
-from toque.train.run import OptimizerSettings, Run
+from toque.train.run import Run
+from toque.train.settings.optimisation import OptimizerSettings
 from toque.train.steps import cutting
 from toque.train.steps.sharpness import Ascent
 from toque.train.steps.statistics import Statistics

@@ -28,7 +28,7 @@ from toque.train.distributed import sharding
 from toque.train.distributed.exchange import Exchange, RanksOutOfMemory
 from toque.train.optimisation.freezing import Freezing
 from toque.train.optimisation.optimizers import Optimizers
-from toque.train.run import ClipSettings
+from toque.train.settings.optimisation import ClipSettings
 from toque.train.steps import compiled, cutting, memory
 from toque.train.steps.gradients import Gradients
 from toque.train.steps.mixing import Mixing

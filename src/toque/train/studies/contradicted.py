@@ -37,7 +37,7 @@ def contradicted(path: str | Path, *, show: Show = "auto") -> list[Contradicted]
     trained = restore.load_model(path)
     train_images = learnt.images_of(trained)
     validation_images = restore.images_of(trained, None)
-    validation = learnt.answers(trained, validation_images)
+    validation = restore.answers(trained, validation_images)
     of_validation = validation.doubts(validation_images.classes)
     of_training = learnt.doubts(Path(path), trained, train_images, validation, show=show)
     findings = [

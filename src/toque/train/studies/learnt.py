@@ -9,11 +9,11 @@ import numpy as np
 
 from toque import checks, data
 from toque.data.progress import Show, shown
-from toque.train import prepare
-from toque.train.measure import Evaluation, measure
+from toque.train import prepare, restore
+from toque.train.measure import Evaluation
 from toque.train.metrics import Doubt
 from toque.train.restore import Trained, own_splits
-from toque.train.run_folder import doubted, environment
+from toque.train.run_folder import doubted
 from toque.train.run_folder.doubted import Doubted
 from toque.train.run_folder.folder import read_run
 
@@ -47,7 +47,7 @@ def doubts(
     ]
     found: list[Doubt] = []
     for block in shown(blocks, doing="asking about training images", total=len(blocks), show=show):
-        evaluation = answers(trained, data.Part(source, block))
+        evaluation = restore.answers(trained, data.Part(source, block))
         found += [
             replace(one, index=int(block[one.index]))
             for one in evaluation.doubts(source.classes, validation)
@@ -57,14 +57,3 @@ def doubts(
     all_of_them = Doubted(len(source), len(found), tuple(found))
     doubted.write(path, all_of_them, str(recorded["data_fingerprint"]))
     return all_of_them
-
-
-def answers(trained: Trained, source: data.Source) -> Evaluation:
-    """What the weights answer on some images, each once."""
-    device = prepare.pick_device(trained.run.device)
-    batches = data.evaluation_batches(
-        source, trained.pipeline, batch_size=trained.run.batch_size,
-        threads=environment.num_cores(),
-    )  # fmt: skip
-    loss = trained.task.loss(trained.task.loss_name, 0.0)
-    return measure(trained.model.to(device), batches, trained.task, loss, device)

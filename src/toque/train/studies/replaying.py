@@ -20,17 +20,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from toque import augment, checks
-from toque.data import OwnData
-from toque.train import parts, prepare
-from toque.train.distributed import World, preparing
+from toque.data import Batch, OwnData
+from toque.train import build, parts, prepare
+from toque.train.distributed import ALONE, preparing
 from toque.train.measure import Loss
-from toque.train.optimisation.schedule import schedule
 from toque.train.prepare import Own, OwnModel
 from toque.train.run import Run
 from toque.train.run_folder import environment, folder
 from toque.train.run_folder.inventory import Inventory
 from toque.train.state import checkpoint
 from toque.train.steps.precision import Precision
+from toque.train.steps.step import Outcome
+from toque.train.studies.trial import Trial, built
 
 
 @dataclass(frozen=True)
@@ -106,62 +107,39 @@ def replay(
     run, began = folder.read_run(path)
     _check_own(run, own)
     splits = prepare.open_splits(run, own)
-    device = prepare.pick_device(run.device)
-    precision = Precision(run.precision, device)
-    world = World()
-    fingerprint = environment.fingerprint(device) | {"precision": precision.name}
-    fingerprint |= preparing.fingerprint(run, world)
+    precision = Precision(run.precision, build.device(run.device))
+    fingerprint = preparing.fingerprint(run, ALONE, precision)
     inventory = Inventory(splits)
     folder.refuse_other(path, run, prepare.record(splits, fingerprint), inventory)
-    total_images = parts.total_images(run, splits)
-    number = _number(step, images, run.batch_size, total_images // run.batch_size)
+    total_steps = parts.total_images(run, splits) // run.batch_size
+    number = _number(step, images, run.batch_size, total_steps)
     start = (number - 1) * run.batch_size
 
     task = prepare.task_of(splits, own)
-    pipeline, _ = prepare.pipelines(run, splits, task)
-    network = prepare.build_model(run, splits, own, task, device)
-    training_loss, _ = prepare.build_losses(run, own, task)
-    rate = schedule(run, total_images)
-    taken = parts.build_step(run, splits, network, training_loss, precision, world)
-
-    state, notes = _newest_before(path / "checkpoints", start)
-    if state is not None:
-        taken.load_state_dict(state)
-    elif isinstance(model, nn.Module):
-        raise checks.invalid(
-            "replay", "step", f"{_left(path, run)}, for a module built before the run", number,
-            "Give fit a function that builds the model: then every step can be replayed.",
-        )  # fmt: skip
-    before = {key: began.get(key, "not known") for key in fingerprint}
-    if rewritten := inventory.rewritten(path):
-        notes.append(rewritten)
-    notes += environment.differences(state["environment"] if state else before, fingerprint)
-    began_images = images_seen = state["images_seen"] if state else 0
-    factor = state["nonfinite"]["rate_factor"] if state else 1.0
-    say(_told(number - images_seen // run.batch_size, images_seen, state is None, path, run))
-
-    network.train()
-    with contextlib.ExitStack() as end:
-        end.enter_context(precision.in_force())
-        end.enter_context(preparing.steady_threads(run, device))
-        batches = parts.train_batches(
-            run, splits, images_seen, start + run.batch_size, world, device
-        )
-        end.enter_context(contextlib.closing(batches))
-        for batch in batches:
-            watch = None
-            if images_seen == start:
-                watch = end.enter_context(_watched(network, taken.state_dict()["loss_scale"]))
-            outcome = taken(batch, images_seen, factor * rate(images_seen))
-            images_seen += len(batch)
-        assert watch is not None, "the last batch is the one asked for"
-        losses = _each_loss(training_loss, outcome.outputs, outcome.targets, precision)
-    mean, std = _normalisation(pipeline)
+    with built(run, splits, own, task, precision) as tried:
+        state, notes = _newest_before(path / "checkpoints", start)
+        if state is not None:
+            tried.step.load_state_dict(state)
+        elif isinstance(model, nn.Module):
+            raise checks.invalid(
+                "replay", "step", f"{_left(path, run)}, for a module built before the run", number,
+                "Give fit a function that builds the model: then every step can be replayed.",
+            )  # fmt: skip
+        before = {key: began.get(key, "not known") for key in fingerprint}
+        if rewritten := inventory.rewritten(path):
+            notes.append(rewritten)
+        notes += environment.differences(state["environment"] if state else before, fingerprint)
+        began_images = state["images_seen"] if state else 0
+        factor = state["nonfinite"]["rate_factor"] if state else 1.0
+        say(_told(number - began_images // run.batch_size, began_images, state is None, path, run))
+        batch, outcome, watch = _run_again(tried, began_images, start, factor)
+        losses = _each_loss(tried.loss, outcome.outputs, outcome.targets, precision)
+    mean, std = _normalisation(build.pipelines(run, splits, task)[0])
     return Replayed(
         step=number,
         images_seen=start,
         began_images=began_images,
-        learning_rate=factor * rate(start),
+        learning_rate=factor * tried.rate(start),
         loss=float(outcome.loss),
         gradient_norm=watch.norm(),
         skipped=bool(outcome.skipped),
@@ -176,9 +154,31 @@ def replay(
         outputs=outcome.outputs,
         losses=losses,
         classes=splits.classes,
-        exact=_equals_checkpoint(path / "checkpoints", images_seen, network),
+        exact=_equals_checkpoint(path / "checkpoints", start + run.batch_size, tried.network),
         notes=tuple(notes),
     )
+
+
+def _run_again(
+    tried: Trial, images_seen: int, start: int, factor: float
+) -> tuple[Batch, Outcome, _Watch]:
+    """Run the steps from a count of images on, up to and with the one at `start`: its batch, what
+    came of it, and what was watched in it.
+
+    Args: factor: that the run's own answer to numbers which are none had left of the rate
+    """
+    watch = None
+    with contextlib.ExitStack() as end:
+        batches = tried.batches(images_seen, start + tried.run.batch_size)
+        end.enter_context(contextlib.closing(batches))
+        for batch in batches:
+            if images_seen == start:
+                scale = tried.step.state_dict()["loss_scale"]
+                watch = end.enter_context(_watched(tried.network, scale))
+            outcome = tried.step(batch, images_seen, factor * tried.rate(images_seen))
+            images_seen += len(batch)
+    assert watch is not None, "the last batch is the one asked for"
+    return batch, outcome, watch
 
 
 def _check_own(run: Run, own: Own) -> None:
