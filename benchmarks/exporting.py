@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from toque import augment, data, models, random
-from toque.deploy import exporting, parity, quantised
+from toque.deploy import formats, parity, quantised
 from toque.deploy.details import FileDetails
 from toque.deploy.predictor import Network
 
@@ -78,7 +78,7 @@ def measure_parity(kinds: list[str], names: tuple[str, ...] = PARITY) -> list[st
             for kind in kinds:
                 began = time.perf_counter()
                 file = Path(folder) / f"model.{kind}"
-                answers, folded = exporting._write(kind, network, details, file)
+                answers, folded = formats.write(kind, network, details, file)
                 found = parity.measure(
                     network, answers, images, [np.array(one) for one in own], channels=3
                 )
@@ -119,7 +119,7 @@ def measure_speed(name: str, size: int, rounds: int, aoti: bool) -> list[str]:
         for kind in ("onnx", "pt2", *(["aoti"] if aoti else [])):
             began = time.perf_counter()
             file = Path(folder) / f"model.{kind}"
-            ways[kind] = exporting._write(kind, network, details, file)[0]
+            ways[kind] = formats.write(kind, network, details, file)[0]
             print(f"{kind} written in {time.perf_counter() - began:.0f} s", flush=True)
         quantised.quantise(Path(folder) / "model.onnx", Path(folder) / "int8.onnx", list(batch))
         from toque.deploy import onnx_file
@@ -157,7 +157,7 @@ def measure_start(rounds: int) -> list[str]:
         commands["import toque.deploy"] = ["-c", "import toque.deploy"]
         for kind in ("safetensors", "onnx", "pt2"):
             file = Path(folder) / f"model.{kind}"
-            exporting._write(kind, network, details, file)
+            formats.write(kind, network, details, file)
             commands[f"predict {kind}"] = ["-m", "toque", "predict", str(file), str(IMAGES[0])]
         found: dict[str, list[float]] = {name: [] for name in commands}
         for number in range(rounds + 1):

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from toque import data, deploy
-from toque.deploy import exporting, parity
+from toque.deploy import formats, parity
 from toque.random import Key
 from toque.train import load_model
 
@@ -93,7 +93,7 @@ def test_a_readme_of_someone_else_is_left_alone(run, tmp_path):
 def test_a_file_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch, kind):
     old = tmp_path / f"m.{kind}"
     old.write_bytes(b"the one before")
-    write = exporting._write
+    write = formats.write
 
     def wrong(*arguments):
         answers, folded = write(*arguments)
@@ -104,7 +104,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(run, tmp_path, monkeypatch, k
 
         return off, folded
 
-    monkeypatch.setattr(exporting, "_write", wrong)
+    monkeypatch.setattr(formats, "write", wrong)
     with pytest.raises(ValueError, match=r"as right as the run; got a probability differs by"):
         deploy.export(run, out=old)
     assert old.read_bytes() == b"the one before" and list(tmp_path.iterdir()) == [old]

@@ -18,7 +18,7 @@ from torch import nn
 from tests.deploy.serving import running
 from tests.deploy.test_export import expected, noise
 from toque import augment, deploy, models, random
-from toque.deploy import deployed, exporting, parity
+from toque.deploy import deployed, formats, parity
 from toque.deploy.card import how_to_ask
 from toque.deploy.details import FileDetails
 from toque.deploy.predictor import Network
@@ -77,7 +77,7 @@ def test_int8_that_costs_too_much_is_not_kept(run, tmp_path, monkeypatch):
             answer[:, ::-1] for answer in parity.network_answers(network, images)
         ], "nothing"
 
-    monkeypatch.setattr(exporting, "_write", flipped)
+    monkeypatch.setattr(formats, "write", flipped)
     with pytest.raises(ValueError, match=r"points of accuracy lost, more than 1\. .*--max-loss"):
         deploy.export(run, out=tmp_path / "m.onnx", precision="int8")
     assert list(tmp_path.iterdir()) == []
@@ -201,7 +201,7 @@ def test_without_a_compiler(run, tmp_path, monkeypatch):
 
 
 def test_the_formats_are_told_by_their_endings():
-    assert exporting.FORMATS == ("onnx", "pt2", "aoti", "safetensors")
+    assert formats.FORMATS == ("onnx", "pt2", "aoti", "safetensors")
 
 
 # Without PyTorch
@@ -259,7 +259,7 @@ def test_models_of_timm(name, size, tmp_path):
         parameter.data.mul_(1.5)
     network = Network(module, augment.preset("none", size))
     details = FileDetails("test", name, ("a", "b", "c", "d"), 3, size, "", "")
-    answers, _ = exporting._write("onnx", network, details, tmp_path / "m.onnx")
+    answers, _ = formats.write("onnx", network, details, tmp_path / "m.onnx")
     images = [noise(90, 120), noise(200, 150)]
     found = parity.measure(network, answers, images, [np.array(0), np.array(1)], channels=3)
     assert found.problem is None and found.logit < 1e-4

@@ -31,22 +31,6 @@ def _check(where: str, transforms: Sequence[Transform]) -> None:
             )  # fmt: skip
 
 
-def _moves(transforms: Sequence[Transform]) -> bool:
-    return any(
-        isinstance(transform, Geometric)
-        or (isinstance(transform, Filter) and transform.moves_pixels)
-        for transform in transforms
-    )
-
-
-def _num_numbers(transforms: Sequence[Transform]) -> int:
-    return sum(
-        transform.num_numbers
-        for transform in transforms
-        if isinstance(transform, Geometric | Pointwise | Filter)
-    )
-
-
 def _draw(transforms: Sequence[Transform], numbers: Floats, key: Key) -> dict[str, torch.Tensor]:
     """The draws of several transforms in one mapping, under names like "0.angle"."""
     result: dict[str, torch.Tensor] = {}
@@ -58,12 +42,6 @@ def _draw(transforms: Sequence[Transform], numbers: Floats, key: Key) -> dict[st
         for name, values in transform.draw(mine, key).items():
             result[f"{number}.{name}"] = values
     return result
-
-
-def _check_channels(transforms: Sequence[Transform], channels: int) -> None:
-    for transform in transforms:
-        if isinstance(transform, Pointwise | Filter):
-            transform.check_channels(channels)
 
 
 def _apply(
@@ -92,8 +70,36 @@ def _apply(
     return images.index_copy(0, there, changed)
 
 
+class _OfTransforms(Filter):
+    """Does transforms to some of the images."""
+
+    transforms: Sequence[Transform]
+
+    @property
+    def moves_pixels(self) -> bool:
+        return any(
+            isinstance(transform, Geometric)
+            or (isinstance(transform, Filter) and transform.moves_pixels)
+            for transform in self.transforms
+        )
+
+    @property
+    def num_numbers(self) -> int:
+        """One says what is done; each transform has its own."""
+        return 1 + sum(
+            transform.num_numbers
+            for transform in self.transforms
+            if isinstance(transform, Geometric | Pointwise | Filter)
+        )
+
+    def check_channels(self, channels: int) -> None:
+        for transform in self.transforms:
+            if isinstance(transform, Pointwise | Filter):
+                transform.check_channels(channels)
+
+
 @dataclass(frozen=True)
-class RandomApply(Filter):
+class RandomApply(_OfTransforms):
     """Transforms done to an image with probability p, or not at all.
 
     Example: >>> RandomApply([GaussianBlur(9)], p=0.5)
@@ -105,17 +111,6 @@ class RandomApply(Filter):
     def __post_init__(self) -> None:
         check_probability("RandomApply", self.p)
         _check("RandomApply", self.transforms)
-
-    @property
-    def moves_pixels(self) -> bool:
-        return _moves(self.transforms)
-
-    @property
-    def num_numbers(self) -> int:
-        return 1 + _num_numbers(self.transforms)
-
-    def check_channels(self, channels: int) -> None:
-        _check_channels(self.transforms, channels)
 
     def draw(self, numbers: Floats, key: Key) -> Draw:
         done = torch.from_numpy(numbers[:, 0] < self.p)
@@ -132,7 +127,7 @@ class RandomApply(Filter):
 
 
 @dataclass(frozen=True)
-class RandomChoice(Filter):
+class RandomChoice(_OfTransforms):
     """One of several transforms done to each image.
 
     Args:    p: weight of each transform, all alike unless given
@@ -151,17 +146,6 @@ class RandomChoice(Filter):
                 "RandomChoice", "p", f"{len(self.transforms)} weights >= 0", self.p,
                 "Give one weight per transform.",
             )  # fmt: skip
-
-    @property
-    def moves_pixels(self) -> bool:
-        return _moves(self.transforms)
-
-    @property
-    def num_numbers(self) -> int:
-        return 1 + _num_numbers(self.transforms)
-
-    def check_channels(self, channels: int) -> None:
-        _check_channels(self.transforms, channels)
 
     def draw(self, numbers: Floats, key: Key) -> Draw:
         weights = np.ones(len(self.transforms)) if self.p is None else np.array(self.p, float)

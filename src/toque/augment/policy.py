@@ -21,8 +21,28 @@ from toque.augment.transform import Draw, Filter, Floats
 from toque.random import Key
 
 
+class _Policy(Filter):
+    """Performs the operations that were drawn, one after the other."""
+
+    interpolation: object
+    fill: float | tuple[float, ...]
+
+    @property
+    def moves_pixels(self) -> bool:
+        return True
+
+    def check_channels(self, channels: int) -> None:
+        check_gray_or_rgb(type(self).__name__, channels)
+
+    def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
+        return operations.perform_all(images, draw, self.interpolation, self.fill)
+
+    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
+        return operations.describe(draw, image)
+
+
 @dataclass(frozen=True)
-class RandAugment(Filter):
+class RandAugment(_Policy):
     """A fixed number of operations drawn evenly, all at one strength.
 
     Args:    num_ops: how many, one after the other
@@ -60,22 +80,9 @@ class RandAugment(Filter):
         strength = strengths(scale, chosen_ops, steps, numbers[:, self.num_ops :])
         return {"operation": torch.from_numpy(chosen_ops), "strength": torch.from_numpy(strength)}
 
-    @property
-    def moves_pixels(self) -> bool:
-        return True
-
-    def check_channels(self, channels: int) -> None:
-        check_gray_or_rgb("RandAugment", channels)
-
-    def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
-        return operations.perform_all(images, draw, self.interpolation, self.fill)
-
-    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
-        return operations.describe(draw, image)
-
 
 @dataclass(frozen=True)
-class TrivialAugmentWide(Filter):
+class TrivialAugmentWide(_Policy):
     """One operation drawn evenly, at a strength drawn evenly from a wide scale.
 
     Source:  Müller 2021, arXiv:2103.10158, the wide space; torchvision's list and scale
@@ -120,24 +127,14 @@ class TrivialAugmentWide(Filter):
         strength = strengths(scale, chosen_ops, steps, numbers[:, 2:])
         return {"operation": torch.from_numpy(chosen_ops), "strength": torch.from_numpy(strength)}
 
-    @property
-    def moves_pixels(self) -> bool:
-        return True
-
-    def check_channels(self, channels: int) -> None:
-        check_gray_or_rgb("TrivialAugmentWide", channels)
-
     def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         return operations.perform_all(
             images, draw, self.interpolation, self.fill, translate_px=True
         )
 
-    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
-        return operations.describe(draw, image)
-
 
 @dataclass(frozen=True)
-class AutoAugment(Filter):
+class AutoAugment(_Policy):
     """One of 25 pairs of operations that a search found for a dataset, each with its probability.
 
     Args:    policy: "imagenet", "cifar10" or "svhn"
@@ -180,22 +177,9 @@ class AutoAugment(Filter):
         strength = strengths(scale, chosen_ops, steps[chosen], numbers[:, 3:5])
         return {"operation": torch.from_numpy(chosen_ops), "strength": torch.from_numpy(strength)}
 
-    @property
-    def moves_pixels(self) -> bool:
-        return True
-
-    def check_channels(self, channels: int) -> None:
-        check_gray_or_rgb("AutoAugment", channels)
-
-    def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
-        return operations.perform_all(images, draw, self.interpolation, self.fill)
-
-    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
-        return operations.describe(draw, image)
-
 
 @dataclass(frozen=True)
-class AugMix(Filter):
+class AugMix(_Policy):
     """Several chains of operations blended with each other and with the image itself.
 
     Args:    severity: 1 .. 10, the strongest step of the scale
@@ -268,13 +252,6 @@ class AugMix(Filter):
             "share": torch.from_numpy(share),
         }
 
-    @property
-    def moves_pixels(self) -> bool:
-        return True
-
-    def check_channels(self, channels: int) -> None:
-        check_gray_or_rgb("AugMix", channels)
-
     def filter(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         chosen_ops, amounts = draw["operation"].numpy(), draw["strength"].numpy()
         own = draw["own"].to(images)[:, None, None, None]
@@ -288,9 +265,6 @@ class AugMix(Filter):
                 )
             result += mixed * (share[:, chain, None, None, None] * (1 - own))
         return result
-
-    def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
-        return operations.describe(draw, image)
 
 
 def _gamma(numbers: Floats, alpha: float) -> Floats:

@@ -19,6 +19,7 @@ from torch import nn
 from toque.deploy.answers import Answer, MaskAnswer, NumbersAnswer
 from toque.deploy.details import CLASSIFICATION, MULTILABEL, REGRESSION, SEGMENTATION, FileDetails
 from toque.deploy.predictions import Predictions
+from toque.standardised import Standardised
 
 Raw = npt.NDArray[np.float32]
 """What a predictor asks of a model: [B, K] probabilities, [B, D] numbers or [B, K, h, w] logits."""
@@ -88,7 +89,7 @@ class Shares(Outputs):
         return Predictions((image,), labels, raw[None], self.task == MULTILABEL)[0]
 
 
-class Numbers(Outputs):
+class Numbers(Standardised, Outputs):
     """Numbers in their own units, of outputs that were trained on standardised ones: [B, D].
 
     mean, std: of each number in the training set
@@ -98,21 +99,12 @@ class Numbers(Outputs):
     names = ("numbers",)
     preset = "whole"
     shape = "numbers [B, D]"
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
-        self.register_buffer("std", torch.tensor(list(std), dtype=torch.float32))
 
     def forward(self, outputs: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
         return (self.read(outputs),)
 
     def read(self, outputs: torch.Tensor) -> torch.Tensor:
-        from toque.models.answers import rescale  # asked of a network alone: no file needs models
-
-        return rescale(outputs, self.mean, self.std)
+        return self.in_units(outputs)
 
     def fit(self, outputs: torch.Tensor) -> bool:
         numbers = len(self.mean)

@@ -6,14 +6,14 @@ network answers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from toque.deploy.parity.tolerance import EXACT, Tolerance, largest
+from toque.deploy.parity.comparing import Arrays, asked, largest
+from toque.deploy.parity.tolerance import EXACT, Tolerance
 from toque.train.tasks import segmentation
 
 
@@ -42,15 +42,15 @@ class MasksParity:
     @property
     def problem(self) -> str | None:
         """Why the file must not be kept, or None."""
-        if self.tolerance.accuracy is not None:
-            return self.tolerance.refuses_loss("mean IoU", self.mean_iou_before, self.mean_iou)
         changed = f"{self.changed} pixels changed" if self.changed else None
-        return self.tolerance.refuses_probability(self.probability) or changed
+        return self.tolerance.refuses(
+            self.probability, changed, "mean IoU", self.mean_iou, self.mean_iou_before
+        )
 
     def __str__(self) -> str:
         text = (
-            f"{self.images} validation images and {self.hard_cases} hard cases: probabilities "
-            f"within {self.probability:.1e}, {self.changed} of {self.pixels:,} pixels changed"
+            f"{asked(self.images, self.hard_cases)}: probabilities within {self.probability:.1e}, "
+            f"{self.changed} of {self.pixels:,} pixels changed"
         )
         if self.mean_iou is not None and self.mean_iou_before is not None:
             text += f", mean IoU {100 * self.mean_iou_before:.2f} -> {100 * self.mean_iou:.2f} %"
@@ -68,15 +68,9 @@ class ComparedMasks:
     def __init__(self, tolerance: Tolerance) -> None:
         self._tolerance = tolerance
         self._probability, self._pixels, self._changed = 0.0, 0, 0
-        self._confusion: np.ndarray | None = None
-        self._confusion_before: np.ndarray | None = None
+        self._confusions: np.ndarray | None = None  # [2, K, K]: of the file, of the model
 
-    def add(
-        self,
-        ours: Sequence[np.ndarray],
-        theirs: Sequence[np.ndarray],
-        targets: Sequence[np.ndarray] | None,
-    ) -> None:
+    def add(self, ours: Arrays, theirs: Arrays, targets: Arrays | None) -> None:
         """Compare masks [B, H, W] and logits [B, K, h, w]; of validation images also with what is
         right."""
         (mask, logits), (mask_before, logits_before) = map(list, (ours, theirs))
@@ -88,23 +82,20 @@ class ComparedMasks:
             self._changed += int((~(lead <= self._tolerance.tie)).sum())
         if targets is not None:
             true = torch.from_numpy(np.stack(list(targets)))
-            num_classes = logits.shape[1]
-            found, found_before = (
-                segmentation.confusions(torch.from_numpy(one).long(), true, num_classes).sum(0)
+            found = np.stack([
+                segmentation.confusions(torch.from_numpy(one).long(), true, logits.shape[1]).sum(0)
                 for one in (mask, mask_before)
-            )
-            self._confusion = found + (0 if self._confusion is None else self._confusion)
-            self._confusion_before = found_before + (
-                0 if self._confusion_before is None else self._confusion_before
-            )
+            ])  # fmt: skip
+            self._confusions = found + (0 if self._confusions is None else self._confusions)
 
     def parity(self, images: int, hard_cases: int) -> MasksParity:
-        iou, iou_before = (
+        both = (None, None) if self._confusions is None else self._confusions
+        ious = (
             None if counts is None else float(np.nanmean(segmentation.class_ious(counts)))
-            for counts in (self._confusion, self._confusion_before)
+            for counts in both
         )
         return MasksParity(
-            images, hard_cases, self._pixels, self._changed, self._probability, iou, iou_before,
+            images, hard_cases, self._pixels, self._changed, self._probability, *ious,
             self._tolerance,
         )  # fmt: skip
 

@@ -7,13 +7,13 @@ numbers, h w of what the network answers.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from toque.deploy.answering import Answers
 from toque.deploy.outputs import Masks, Numbers, Outputs
+from toque.deploy.parity.comparing import Compared
 from toque.deploy.parity.hard_cases import hard_cases
 from toque.deploy.parity.masks import ComparedMasks, MasksParity
 from toque.deploy.parity.numbers import ComparedNumbers, NumbersParity
@@ -23,21 +23,6 @@ from toque.deploy.predictor import Network, Pixels
 
 AnyParity = Parity | NumbersParity | MasksParity
 """How a file's answers differ from the model's, in the terms of the task."""
-
-
-class _Compared(Protocol):
-    """Counts differences, batch by batch."""
-
-    def add(
-        self,
-        ours: Sequence[np.ndarray],
-        theirs: Sequence[np.ndarray],
-        targets: Sequence[np.ndarray] | None,
-    ) -> None:
-        """Compare what the file and the model say; of validation images also with what is right."""
-
-    def parity(self, images: int, hard_cases: int) -> AnyParity:
-        """What was found on so many images."""
 
 
 def measure(
@@ -73,7 +58,7 @@ def measure(
     return comparing.parity(len(images), sum(map(len, hard)))
 
 
-def _comparing(outputs: Outputs, tolerance: Tolerance) -> _Compared:
+def _comparing(outputs: Outputs, tolerance: Tolerance) -> Compared[AnyParity]:
     if isinstance(outputs, Numbers):
         return ComparedNumbers(outputs, tolerance)
     if isinstance(outputs, Masks):

@@ -5,13 +5,13 @@ Shape letters: B images of one batch, D numbers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from toque.deploy.outputs import Numbers
-from toque.deploy.parity.tolerance import EXACT, Tolerance, largest
+from toque.deploy.parity.comparing import Arrays, Means, asked, largest
+from toque.deploy.parity.tolerance import EXACT, Tolerance
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class NumbersParity:
 
     def __str__(self) -> str:
         text = (
-            f"{self.images} validation images and {self.hard_cases} hard cases: numbers within "
-            f"{self.number:.1e} standard deviations, {self.changed} changed"
+            f"{asked(self.images, self.hard_cases)}: numbers within {self.number:.1e} standard "
+            f"deviations, {self.changed} changed"
         )
         if self.mae is not None and self.mae_before is not None:
             text += f", MAE {self.mae_before:.5g} -> {self.mae:.5g}"
@@ -73,14 +73,9 @@ class ComparedNumbers:
         self._mean, self._std = (part.numpy() for part in (outputs.mean, outputs.std))
         self._tolerance = tolerance
         self._number, self._changed = 0.0, 0
-        self._error, self._error_before, self._count = 0.0, 0.0, 0
+        self._error = Means()
 
-    def add(
-        self,
-        ours: Sequence[np.ndarray],
-        theirs: Sequence[np.ndarray],
-        targets: Sequence[np.ndarray] | None,
-    ) -> None:
+    def add(self, ours: Arrays, theirs: Arrays, targets: Arrays | None) -> None:
         """Compare numbers [B, D]; of validation images also with what is right."""
         scale = np.maximum(np.abs(theirs[0] - self._mean) / self._std, 1.0) * self._std
         away = np.abs(ours[0] - theirs[0]) / scale
@@ -88,14 +83,9 @@ class ComparedNumbers:
         self._changed += int((~(away <= self._tolerance.probability)).any(1).sum())
         if targets is not None:
             true = np.stack(list(targets))
-            self._error += float(np.abs(ours[0] - true).mean(1).sum())
-            self._error_before += float(np.abs(theirs[0] - true).mean(1).sum())
-            self._count += len(true)
+            self._error.add(*(np.abs(one[0] - true).mean(1) for one in (ours, theirs)))
 
     def parity(self, images: int, hard_cases: int) -> NumbersParity:
-        count = self._count
         return NumbersParity(
-            images, hard_cases, self._number, self._changed,
-            self._error / count if count else None, self._error_before / count if count else None,
-            self._tolerance,
-        )  # fmt: skip
+            images, hard_cases, self._number, self._changed, *self._error.both, self._tolerance
+        )

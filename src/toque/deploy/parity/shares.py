@@ -5,13 +5,13 @@ Shape letters: B images of one batch, K classes or labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from toque.deploy.details import MULTILABEL
-from toque.deploy.parity.tolerance import EXACT, Tolerance, largest
+from toque.deploy.parity.comparing import Arrays, Means, asked, largest
+from toque.deploy.parity.tolerance import EXACT, Tolerance
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,15 @@ class Parity:
     @property
     def problem(self) -> str | None:
         """Why the file must not be kept, or None."""
-        if differs := self.tolerance.refuses_probability(self.probability):
-            return differs
-        if self.tolerance.accuracy is None:
-            return f"{self.changed} predictions changed" if self.changed else None
-        return self.tolerance.refuses_loss("accuracy", self.accuracy_before, self.accuracy)
+        changed = f"{self.changed} predictions changed" if self.changed else None
+        return self.tolerance.refuses(
+            self.probability, changed, "accuracy", self.accuracy, self.accuracy_before
+        )
 
     def __str__(self) -> str:
         text = (
-            f"{self.images} validation images and {self.hard_cases} hard cases: probabilities "
-            f"within {self.probability:.1e}, {self.changed} predictions changed"
+            f"{asked(self.images, self.hard_cases)}: probabilities within {self.probability:.1e}, "
+            f"{self.changed} predictions changed"
         )
         if self.accuracy is not None and self.accuracy_before is not None:
             text += f", accuracy {100 * self.accuracy_before:.2f} -> {100 * self.accuracy:.2f} %"
@@ -68,14 +67,9 @@ class ComparedShares:
     def __init__(self, task: str, tolerance: Tolerance) -> None:
         self._task, self._tolerance = task, tolerance
         self._probability, self._logit, self._changed = 0.0, 0.0, 0
-        self._right, self._right_before, self._count = 0.0, 0.0, 0
+        self._right = Means()
 
-    def add(
-        self,
-        ours: Sequence[np.ndarray],
-        theirs: Sequence[np.ndarray],
-        targets: Sequence[np.ndarray] | None,
-    ) -> None:
+    def add(self, ours: Arrays, theirs: Arrays, targets: Arrays | None) -> None:
         """Compare probabilities and logits [B, K]; of validation images also with what is right."""
         (shares, logits), (before, logits_before) = map(list, (ours, theirs))
         self._probability = largest(self._probability, np.abs(shares - before))
@@ -85,16 +79,12 @@ class ComparedShares:
         self._changed += int((_lead(self._task, shares, before) > self._tolerance.tie).sum())
         if targets is not None:
             labels = np.stack(list(targets))
-            self._right += _share_right(self._task, shares, labels)
-            self._right_before += _share_right(self._task, before, labels)
-            self._count += len(labels)
+            self._right.add(*(_right(self._task, one, labels) for one in (shares, before)))
 
     def parity(self, images: int, hard_cases: int) -> Parity:
-        count = self._count
         return Parity(
             images, hard_cases, self._probability, self._logit, self._changed,
-            self._right / count if count else None, self._right_before / count if count else None,
-            self._tolerance,
+            *self._right.both, self._tolerance,
         )  # fmt: skip
 
 
@@ -108,8 +98,8 @@ def _lead(task: str, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     return np.asarray(theirs.max(1) - theirs[rows, ours.argmax(1)])
 
 
-def _share_right(task: str, shares: np.ndarray, labels: np.ndarray) -> float:
-    """How many images are answered right; of several labels, the share of them that is."""
+def _right(task: str, shares: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Whether each image is answered right; of several labels, the share of them that is: [B]."""
     if task == MULTILABEL:
-        return float(((shares >= 0.5) == (labels > 0)).mean(1).sum())
-    return float((shares.argmax(1) == labels).sum())
+        return np.asarray(((shares >= 0.5) == (labels > 0)).mean(1))
+    return np.asarray(shares.argmax(1) == labels)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -20,26 +18,31 @@ class Tolerance:
     tie: float
     accuracy: float | None = None
 
-    def refuses_probability(self, difference: float) -> str | None:
-        """Why a file with a probability that differs by so much must not be kept, or None."""
-        if difference <= self.probability:
-            return None
-        return f"a probability differs by {difference:.2g}, more than {self.probability:g}"
+    def refuses(
+        self,
+        probability: float,
+        changed: str | None,
+        score: str,
+        after: float | None,
+        before: float | None,
+    ) -> str | None:
+        """Why a file must not be kept, or None.
 
-    def refuses_loss(self, score: str, before: float | None, after: float | None) -> str | None:
-        """Why a file that loses so much of a score in 0 .. 1 must not be kept, or None."""
-        lost, most = (before or 0.0) - (after or 0.0), self.accuracy
-        if most is None or lost <= most:
+        Args: probability: by how much one differs
+              changed: what changed, in words; counts where no loss of the score is accepted
+              after, before: a score in 0 .. 1, of the file and of the model
+        """
+        if not probability <= self.probability:
+            return f"a probability differs by {probability:.2g}, more than {self.probability:g}"
+        if self.accuracy is None:
+            return changed
+        lost = (before or 0.0) - (after or 0.0)
+        if lost <= self.accuracy:
             return None
-        return f"{100 * lost:.2f} points of {score} lost, more than {100 * most:g}"
+        return f"{100 * lost:.2f} points of {score} lost, more than {100 * self.accuracy:g}"
 
 
 # What is measured in float32 is rounding, about 1e-6: this is far above it, and far below what
 # changes a decision. float16 keeps 11 bits of each weight: 4e-4 to 4e-3 was measured.
 EXACT = Tolerance(1e-3, 1e-3)
 HALF = Tolerance(2e-2, 2e-2)
-
-
-def largest(before: float, values: np.ndarray) -> float:
-    """The largest so far; a value that is not a number counts as infinite."""
-    return max(before, float(np.nan_to_num(values, nan=np.inf).max(initial=0.0)))

@@ -289,7 +289,3 @@ class Task(ABC):
         Args:  pipeline: the one of validation; None where images are taken as they are
         """
         return displayed(source.read(index))
-
-    def same_as(self, other: Task) -> bool:
-        """Whether a model of this task can be measured on the other's targets."""
-        return self.name == other.name and self.names == other.names
