@@ -16,19 +16,20 @@ from toque.random import Key
 from toque.train import build, first_signal, tasks
 from toque.train import run as settings_of
 from toque.train.logs import clock
-from toque.train.logs.log import read_rows
+from toque.train.logs.log import Row, read_rows
 from toque.train.metrics import Answers, Doubt
 from toque.train.metrics.shown import Table
 from toque.train.next_steps import next_steps
 from toque.train.run import Run
 from toque.train.run_folder import doubted, environment, folder, kept, outcome
+from toque.train.run_folder.doubted import Doubted
 from toque.train.run_folder.folder import RunFolder, read_run
 from toque.train.run_folder.outcome import Outcome
 from toque.train.tasks import Evaluation, Task, classification
 from toque.train.tasks.pictures import displayed
 
 if TYPE_CHECKING:
-    from toque.train.report import Doubtful, Picture
+    from toque.train.report import Doubtful, Picture, ReportData
 
 _MISTAKES = 24
 _SUSPECTS = 12
@@ -80,11 +81,41 @@ def write_report(path: Path, splits: Splits | None) -> Path:
     run, recorded = read_run(path)
     ended = outcome.read(path)
     rows = read_rows(path / folder.METRICS)
-    answers = ended.scores.answers if ended is not None and ended.scores is not None else None
     classes = tuple(recorded["classes"])
-    validations = [row for row in rows if row["split"] == "val"]
-    kind = tasks.kind(run.task)
-    best = max(validations, key=kind.score_of, default={"epoch": None})
+    contents = _written(path, run, recorded, ended, rows)
+    if ended is not None and ended.scores is not None:
+        counts = None
+        if splits is not None:
+            counts = np.bincount(splits.train.labels, minlength=len(classes))
+        steps = next_steps(run, rows, ended.scores, classes, counts)
+        contents = replace(contents, next_steps=steps)
+    found = kept.read(path, ended.metrics, ended.loss) if ended is not None else None
+    evaluation = found[0] if found is not None else None
+    if evaluation is not None:
+        contents = replace(contents, answered=evaluation.charts(classes))
+    if splits is not None:
+        answers = ended.scores.answers if ended is not None and ended.scores is not None else None
+        learnt = doubted.read(path, recorded["data_fingerprint"])
+        advice = clock.advice(_validations(rows), run, splits.train, environment.num_cores())
+        shown = _shown(run, splits, answers, evaluation, learnt)
+        contents = replace(contents, advice=advice, **shown)
+    report.write(path / folder.REPORT, contents)
+    return path / folder.REPORT
+
+
+def _validations(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["split"] == "val"]
+
+
+def _written(
+    path: Path, run: Run, recorded: Mapping[str, Any], ended: Outcome | None, rows: Sequence[Row]
+) -> ReportData:
+    """What the run folder alone says."""
+    from toque.train.report import ReportData
+
+    kind, classes = tasks.kind(run.task), tuple(recorded["classes"])
+    scores = ended.scores if ended is not None else None
+    best = max(_validations(rows), key=kind.score_of, default={"epoch": None})
     told: dict[str, Any] = {"best_epoch": best["epoch"]}
     if ended is None:
         told["state"] = "unfinished"
@@ -98,14 +129,14 @@ def write_report(path: Path, splits: Splits | None) -> Path:
             "weights": folder.WEIGHTS,
             "sha256": ended.sha256,
         }
-    contents = report.ReportData(
+    return ReportData(
         title=path.resolve().name,
         settings=run.as_dict(),
         changed=set(ended.given) if ended else (),
         metrics=rows,
         classes=classes,
-        confusion=answers.confusion(len(classes)) if answers is not None else None,
-        scores=ended.scores if ended else None,
+        confusion=scores.answers.confusion(len(classes)) if scores is not None else None,
+        scores=scores,
         intervals=ended.intervals if ended else {},
         measured=[one for one in kind.metrics if one.key != "accuracy"],
         table=ended.table if ended else None,
@@ -114,38 +145,38 @@ def write_report(path: Path, splits: Splits | None) -> Path:
         outcome=told,
         notes=ended.notes if ended else (),
     )
-    if ended is not None and ended.scores is not None:
-        counts = None
-        if splits is not None:
-            counts = np.bincount(splits.train.labels, minlength=len(classes))
-        steps = next_steps(run, rows, ended.scores, classes, counts)
-        contents = replace(contents, next_steps=steps)
-    found = kept.read(path, ended.metrics, ended.loss) if ended is not None else None
-    if found is not None:
-        contents = replace(contents, answered=found[0].charts(classes))
-    if splits is not None:
-        advice = clock.advice(validations, run, splits.train, environment.num_cores())
-        contents = replace(contents, advice=advice, augmented=_augmented(run, splits))
-        task = tasks.of(splits.train)
-        _, pipeline = build.pipelines(run, splits, task)
-        if found is not None:
-            contents = replace(contents, worst=found[0].worst_pictures(splits, pipeline))
-        if answers is not None:
-            contents = replace(contents, **_looked_at(task, splits.val, pipeline, answers))
-        doubts = _doubts(answers, found[0] if found else None, classes)
-        learnt = doubted.read(path, recorded["data_fingerprint"])
-        contents = replace(
-            contents,
-            doubted=kind.doubted,
-            doubtful=_named(splits.val, doubts),
-            learnt=report.Learnt(
-                kind.doubted_learnt, learnt.images, learnt.number,
-                _named(splits.train, learnt.doubts),
-                _pictures(task, splits.train, pipeline, learnt.doubts[:_MISTAKES]),
-            ) if learnt is not None else None,
+
+
+def _shown(
+    run: Run,
+    splits: Splits,
+    answers: Answers | None,
+    evaluation: Evaluation | None,
+    learnt: Doubted | None,
+) -> dict[str, Any]:
+    """The parts that show images, or name them.
+
+    Args: answers, evaluation: of the validation images, whichever the task keeps
+          learnt: the training images in doubt, where they were looked for
+    """
+    from toque.train.report import Learnt
+
+    task, kind = tasks.of(splits.train), tasks.kind(run.task)
+    _, pipeline = build.pipelines(run, splits, task)
+    parts: dict[str, Any] = {"augmented": _augmented(run, splits), "doubted": kind.doubted}
+    if evaluation is not None:
+        parts["worst"] = evaluation.worst_pictures(splits, pipeline)
+    if answers is not None:
+        parts |= _looked_at(task, splits.val, pipeline, answers)
+    doubts = _doubts(answers, evaluation, splits.classes)
+    parts["doubtful"] = _named(splits.val, doubts)
+    if learnt is not None:
+        parts["learnt"] = Learnt(
+            kind.doubted_learnt, learnt.images, learnt.number,
+            _named(splits.train, learnt.doubts),
+            _pictures(task, splits.train, pipeline, learnt.doubts[:_MISTAKES]),
         )  # fmt: skip
-    report.write(path / folder.REPORT, contents)
-    return path / folder.REPORT
+    return parts
 
 
 def _changed(asked: Run) -> set[str]:
