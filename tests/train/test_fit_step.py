@@ -7,11 +7,11 @@ from torch.nn.functional import cross_entropy
 
 from tests.train.runs import TRAIN, Crash, bits, crashing_after, settings, train
 from toque.data import Batch
+from toque.train.course.early_stop import EarlyStop
 from toque.train.run import Run
 from toque.train.settings.course import StopSettings
 from toque.train.settings.images import MixSettings
 from toque.train.steps.mixing import Mixing
-from toque.train.stopping import EarlyStop
 
 EVERYTHING = {
     "precision": "float16",

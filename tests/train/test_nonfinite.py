@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy
 
 from tests.train.runs import Crash, bits, train
 from tests.train.test_fit_step import plain
+from toque.train.course.nonfinite import NonFinite
 from toque.train.logs.window import Settled
-from toque.train.nonfinite import NonFinite
 from toque.train.settings.course import NonFiniteSettings
 from toque.train.state import checkpoint
 from toque.train.steps.step import Outcome

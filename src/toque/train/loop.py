@@ -10,6 +10,12 @@ from torch import nn
 from toque.data import OwnData
 from toque.train import build, distributed, finish, first_signal, parts, prepare
 from toque.train import run as settings
+from toque.train.course.early_stop import EarlyStop
+from toque.train.course.nonfinite import NonFinite
+from toque.train.course.rewind import Rewindable
+from toque.train.course.rolling_back import RollBack
+from toque.train.course.signals import Stopped, StopRequest
+from toque.train.course.standing import Standing
 from toque.train.distributed import World, preparing
 from toque.train.distributed.follower import SilentLog, SilentProgress
 from toque.train.logs import loggers, progress
@@ -19,20 +25,14 @@ from toque.train.logs.log import MetricsLog
 from toque.train.logs.rows import Rows
 from toque.train.logs.window import Window
 from toque.train.measure import Loss
-from toque.train.nonfinite import NonFinite
 from toque.train.optimisation.schedule import schedule
 from toque.train.prepare import Own, OwnModel
 from toque.train.reporting import conclude
 from toque.train.result import Result
-from toque.train.rewind import Rewindable
-from toque.train.rolling_back import RollBack
 from toque.train.run import Run
 from toque.train.run_folder import environment, folder
 from toque.train.run_folder.inventory import Inventory
-from toque.train.standing import Standing
 from toque.train.steps.precision import Precision
-from toque.train.stop import Stopped, StopRequest
-from toque.train.stopping import EarlyStop
 from toque.train.validation import Validation
 
 

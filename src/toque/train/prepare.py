@@ -16,12 +16,12 @@ from toque import checks, data
 from toque.data import OwnData, Source, Splits
 from toque.data.sampling import order_of
 from toque.train import resizing, tasks
-from toque.train.measure import Loss
 from toque.train.optimisation import optimise
 from toque.train.run import Run
 from toque.train.run_folder import environment
 from toque.train.run_folder.folder import default_out
 from toque.train.tasks import Task
+from toque.train.tasks.task import Loss
 from toque.version import VERSION
 
 OwnModel = nn.Module | Callable[[], nn.Module]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from toque.train.course.early_stop import EarlyStop
+from toque.train.course.nonfinite import NonFinite
 from toque.train.distributed.checkpoints import Checkpoints
 from toque.train.logs.window import Window
-from toque.train.nonfinite import NonFinite
 from toque.train.run_folder import environment
 from toque.train.state import checkpoint
 from toque.train.steps.step import Step
-from toque.train.stopping import EarlyStop
 
 
 class Standing:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from toque.train.course.nonfinite import NonFinite
+from toque.train.course.rewind import Rewindable
+from toque.train.course.standing import Standing
 from toque.train.distributed.checkpoints import Checkpoints
 from toque.train.distributed.follower import SilentLog
 from toque.train.logs.log import MetricsLog
-from toque.train.nonfinite import NonFinite
-from toque.train.rewind import Rewindable
-from toque.train.standing import Standing
 from toque.train.state import checkpoint
 from toque.train.state.saving import Saver
 

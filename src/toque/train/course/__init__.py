@@ -1,0 +1,1 @@
+"""What decides how a run goes on: signals, early stopping, and steps without a number."""
