@@ -20,7 +20,7 @@ tasks/         what differs between single label, several labels, numbers and ma
 run_folder/    the folder of a run
 steps/         from a batch to changed weights
 logs/          what is told while training
-course/        how a run goes on: signals, early stopping, steps without a number
+course/        how a run goes on: early stopping, steps without a number
 loop.py        fit
 studies/       what is asked of a run besides: profile, replay, range test, plan
 report/        the pages; distributed/, many ranks
@@ -37,7 +37,7 @@ _NAMES = {
     "Run": "run",
     "fit": "loop",
     "Result": "result",
-    "Stopped": "course.signals",
+    "Stopped": "stop",
     "evaluate": "restore",
     "Evaluation": "tasks",
     "load_model": "restore",
@@ -58,11 +58,11 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from toque.train.course.signals import Stopped
     from toque.train.loop import fit
     from toque.train.restore import evaluate, load_model
     from toque.train.result import Result
     from toque.train.run import Run
+    from toque.train.stop import Stopped
     from toque.train.studies.replaying import Replayed, replay
     from toque.train.tasks import Evaluation
 

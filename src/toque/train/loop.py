@@ -14,7 +14,6 @@ from toque.train.course.early_stop import EarlyStop
 from toque.train.course.nonfinite import NonFinite
 from toque.train.course.rewind import Rewindable
 from toque.train.course.rolling_back import RollBack
-from toque.train.course.signals import Stopped, StopRequest
 from toque.train.course.standing import Standing
 from toque.train.distributed import World, preparing
 from toque.train.distributed.follower import SilentLog, SilentProgress
@@ -33,6 +32,7 @@ from toque.train.run import Run
 from toque.train.run_folder import environment, folder
 from toque.train.run_folder.inventory import Inventory
 from toque.train.steps.precision import Precision
+from toque.train.stop import Stopped, StopRequest
 from toque.train.validation import Validation
 
 

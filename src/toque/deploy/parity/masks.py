@@ -89,13 +89,12 @@ class ComparedMasks:
             self._confusions = found + (0 if self._confusions is None else self._confusions)
 
     def parity(self, images: int, hard_cases: int) -> MasksParity:
-        both = (None, None) if self._confusions is None else self._confusions
-        ious = (
+        iou, iou_before = (
             None if counts is None else float(np.nanmean(segmentation.class_ious(counts)))
-            for counts in both
+            for counts in (self._confusions if self._confusions is not None else (None, None))
         )
         return MasksParity(
-            images, hard_cases, self._pixels, self._changed, self._probability, *ious,
+            images, hard_cases, self._pixels, self._changed, self._probability, iou, iou_before,
             self._tolerance,
         )  # fmt: skip
 

@@ -1,1 +1,1 @@
-"""What decides how a run goes on: signals, early stopping, and steps without a number."""
+"""What decides how a run goes on: early stopping, and steps without a number."""

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from toque import checks
-from toque.train.course.signals import Stopped
 from toque.train.distributed import joining, presence, recorder
 from toque.train.distributed.world import World
+from toque.train.stop import Stopped
 
 if TYPE_CHECKING:
     from torch.distributed import Store
