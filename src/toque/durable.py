@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 # Large, because a thread takes the lock of Python from the others twice for each.
 _BLOCK_BYTES = 8 << 20
@@ -27,12 +30,23 @@ def write(path: Path, content: bytes | str) -> None:
 
     Raises: OSError: no space, no permission; the old file is untouched and no temporary is left
     """
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece that takes the place of `path` when the block ends well.
+
+    Raises: OSError: no space, no permission; the old file is untouched and no temporary is left
+    """
     aside = path.with_name(f".writing-{path.name}")
     try:
-        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        with aside.open("wb") as file:
+            yield file
         sync(aside)
         aside.replace(path)
-    except OSError:
+    except BaseException:
         aside.unlink(missing_ok=True)
         raise
     sync(path.parent)

@@ -2,24 +2,18 @@
 
 import errno
 import fcntl
-import gzip
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
-from toque import checks, data
+from toque import checks
 from toque.train import run as settings_of
 from toque.train.run import Run
 from toque.train.run_folder import folder
-from toque.train.run_folder.inventory import Inventory
 from toque.train.state import checkpoint
 
 ENVIRONMENT = {"data_fingerprint": "abc", "train_images": 8, "val_images": 2, "classes": ["a", "b"]}
@@ -215,107 +209,3 @@ def test_settings_of_another_toque_that_this_one_does_not_know(tmp_path):
     file.write_text("telepathy = true\n" + file.read_text())
     with pytest.raises(ValueError, match=r"is of toque 9.9, this is 0.*telepathy is not a setting"):
         folder.read_run(tmp_path / "r")
-
-
-def pictures(root, count):
-    """Pictures of noise in two class folders."""
-    for kind in ("cat", "dog"):
-        (root / kind).mkdir(parents=True)
-        for number in range(count):
-            pixels = np.random.default_rng(number).integers(0, 255, (9, 9, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(root / kind / f"{number}.png")
-    return root
-
-
-def opened_on(root, out):
-    splits = data.open(root, seed=0)
-    environment = {
-        "data_fingerprint": splits.train.fingerprint() + splits.val.fingerprint(),
-        "train_images": len(splits.train),
-        "val_images": len(splits.val),
-    }
-    run = run_in(out, data=str(root))
-    return folder.opened(run, environment, Inventory(splits))
-
-
-def test_changed_data_is_told_by_its_files(tmp_path):
-    root, out = pictures(tmp_path / "photos", 12), tmp_path / "r"
-    with opened_on(root, out):
-        pass
-    with opened_on(root, out):
-        pass
-    shutil.copytree(root, tmp_path / "moved")
-    with opened_on(tmp_path / "moved", out):  # the same images in another place
-        pass
-    where = {
-        name: part
-        for part, name, _ in map(
-            json.loads, gzip.decompress((out / "data.jsonl.gz").read_bytes()).splitlines()
-        )
-    }
-    assert len(where) == 24 and set(where.values()) == {"train", "val"}
-    for number in (3, 4, 5, 6):
-        (root / "cat" / f"{number}.png").unlink()
-    with (root / "dog" / "1.png").open("ab") as file:
-        file.write(bytes(4))
-    (root / "dog" / "2.png").rename(root / "cat" / "2b.png")
-    with (
-        pytest.raises(ValueError, match="has changed since it began") as refusal,
-        opened_on(root, out),
-    ):
-        pass
-    said = str(refusal.value)
-    assert f"1 ({where['dog/1.png']}/dog/1.png) changed" in said
-    assert "1 (train/cat/2b.png) added" in said or "1 (val/cat/2b.png) added" in said
-    # Names are in the order of the run's parts: train first.
-    gone = sorted(
-        ["cat/3.png", "cat/4.png", "cat/5.png", "cat/6.png", "dog/2.png"],
-        key=lambda name: (where[name], name),
-    )
-    shown = ", ".join(f"{where[name]}/{name}" for name in gone[:3])
-    assert f"5 ({shown} and 2 more) removed" in said
-
-
-def test_changed_data_without_a_readable_inventory_is_told_by_counts(tmp_path):
-    root, out = pictures(tmp_path / "photos", 6), tmp_path / "r"
-    with opened_on(root, out):
-        pass
-    (root / "cat" / "3.png").unlink()
-    whole = (out / "data.jsonl.gz").read_bytes()
-    for broken in (b"", whole[:40], b"no gzip"):
-        (out / "data.jsonl.gz").write_bytes(broken)
-        with pytest.raises(ValueError, match=r"images then, "), opened_on(root, out):
-            pass
-    (out / "data.jsonl.gz").unlink()
-    with pytest.raises(ValueError, match=r"images then, "), opened_on(root, out):
-        pass
-
-
-def test_a_damaged_inventory_is_never_a_traceback(tmp_path):
-    inventory = Inventory(data.open(pictures(tmp_path / "photos", 4), seed=0))
-    inventory.write(tmp_path)
-    file = tmp_path / "data.jsonl.gz"
-    whole = file.read_bytes()
-    for position in range(len(whole)):
-        file.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
-        assert inventory.changes(tmp_path) is None
-
-
-def test_pixels_changed_in_an_array_are_told_by_counts(tmp_path):
-    pixels = torch.zeros(10, 4, 4, dtype=torch.uint8)
-    labels = [0, 1] * 5
-    for value, refused in ((0, False), (0, False), (1, True)):
-        pixels[0, 0, 0] = value
-        source = data.ArraySource(pixels, labels)
-        splits = data.Splits(source, source, source.classes, (), 1)
-        opened = folder.opened(
-            run_in(tmp_path / "r"),
-            {"data_fingerprint": source.fingerprint(), "train_images": 10, "val_images": 10},
-            Inventory(splits),
-        )
-        if refused:
-            with pytest.raises(ValueError, match=r"10 \+ 10 images then, 10 \+ 10 now"), opened:
-                pass
-        else:
-            with opened:
-                pass

@@ -56,6 +56,10 @@ class Joined(Source):
         source, at = self._at(index)
         return source.stamp(at)
 
+    @property
+    def has_paths(self) -> bool:
+        return any(source.has_paths for source in self._sources)
+
     def path(self, index: int) -> Path | None:
         source, at = self._at(index)
         return source.path(at)

@@ -53,6 +53,13 @@ class Part(Source):
     def stamp(self, index: int) -> str:
         return self._source.stamp(int(self._indices[index]))
 
+    def listed(self, indices: np.ndarray) -> tuple[list[str], list[str]]:
+        return self._source.listed(self._indices[indices])
+
+    @property
+    def has_paths(self) -> bool:
+        return self._source.has_paths
+
     def read(self, index: int) -> torch.Tensor:
         return self._source.read(int(self._indices[index]))
 

@@ -66,6 +66,17 @@ class Source(ABC):
         """What tells a changed image of this name without reading it; nothing where unknown."""
         return ""
 
+    def listed(self, indices: np.ndarray) -> tuple[list[str], list[str]]:
+        """The names and the stamps of several images."""
+        numbers = indices.tolist()
+        return [self.name(index) for index in numbers], [self.stamp(index) for index in numbers]
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether `path` or `mask_path` of any image may say where it lies."""
+        kind = type(self)
+        return kind.path is not Source.path or kind.mask_path is not Source.mask_path
+
     @abstractmethod
     def read(self, index: int) -> torch.Tensor:
         """The image: uint8 [C, H, W], with one C for the whole source."""

@@ -5,6 +5,7 @@ import os
 import pytest
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 
 import toque
@@ -14,7 +15,7 @@ from tests.train.stepping import batch, labels, pixels
 from tests.train.test_memory import prediction, resolved
 from toque import checks
 from toque.train import distributed
-from toque.train.distributed import preparing
+from toque.train.distributed import preparing, sharding
 from toque.train.distributed.replicas import Replicas
 from toque.train.optimisation import optimise
 from toque.train.run import Run
@@ -43,7 +44,8 @@ class _Full(torch.autograd.Function):
 class Limited(nn.Module):
     """A network on ranks of which some hold so many images at a time, from some call on.
 
-    On the way back it fails between layers that DDP sends in different buckets.
+    On the way back it fails between layers that DDP sends in different buckets, and that FSDP2
+    gathers in different units.
     """
 
     def __init__(self, where="", short=(), most=8, after=0, norm=False):
@@ -52,21 +54,25 @@ class Limited(nn.Module):
         self.where, self.short, self.most, self.after = where, short, most, after
         self.sizes = []
         self.first = nn.Sequential(nn.Linear(4, 40), nn.BatchNorm1d(40) if norm else nn.Tanh())
-        self.second, self.third = nn.Linear(40, 400), nn.Linear(400, 400)
+        self.wide = nn.ModuleList([nn.Linear(40, 400), nn.Linear(400, 400)])
         self.last = nn.Linear(400, 3)
 
     def forward(self, x):
         self.sizes.append(len(x))
         rank = int(os.environ.get("RANK", "0"))
         full = rank in self.short and len(x) > self.most and len(self.sizes) > self.after
-        x = self.second(self.first(x).relu())
+        second, third = self.wide
+        x = second(self.first(x).relu())
         x = _Full.apply(x, self.where if full else "")
-        return self.last(self.third(x).relu())
+        return self.last(third(x).relu())
 
 
-def steps(world, model, batch_size=8, micro_batch=None):
+def steps(world, model, batch_size=8, micro_batch=None, strategy="ddp"):
     """Four steps of this rank: (weights, what was said, sizes of the parts, the last micro_batch)."""
-    run = Run(batch_size=batch_size, optimizer={"name": "sgd", "learning_rate": 0.1})
+    run = Run(
+        batch_size=batch_size, optimizer={"name": "sgd", "learning_rate": 0.1},
+        distributed={"strategy": strategy},
+    )  # fmt: skip
     network = preparing.place(run, world, Limited(**model).double()).train()
     cpu, said = torch.device("cpu"), []
     step = Step(
@@ -79,7 +85,8 @@ def steps(world, model, batch_size=8, micro_batch=None):
     for number in range(4):
         x, y = pixels(batch_size, 4, seed=number), labels(batch_size, seed=number)
         step(batch(x[own], y[own]), batch_size * number, 0.1)
-    weights = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
+    whole = sharding.gathered(dict(network.named_parameters()), keep=True)
+    weights = torch.cat([parameter.detach().reshape(-1) for parameter in whole.values()])
     return weights, said, network.sizes, step.state_dict()["micro_batch"]
 
 
@@ -92,6 +99,31 @@ KINDS = {
     "twice": {"where": "backward", "short": [1], "most": 1},
     "late": {"where": "backward", "short": [1], **LATE},
 }
+SECOND_PART = {"where": "backward", "short": [1], "most": 1, "after": 1}
+
+
+SHARDED = ["on the way there", "on the way back", "on both", "late"]
+
+
+def every_kind_sharded(strategy):
+    found = {}
+    sharding._UNIT_PARAMETERS = 10_000  # small layers are gathered by themselves, too
+    with distributed.joined(60.0) as world, distributed.together(world):
+        batch_size = 4 * world.size
+        for name in SHARDED:
+            found[name] = steps(world, KINDS[name], batch_size, strategy=strategy)
+        for size in (1, 2, 4):
+            parts = steps(world, {}, batch_size, micro_batch=size, strategy=strategy)
+            found[f"parts of {size}"] = parts
+        found["in the second part"] = steps(
+            world, SECOND_PART, batch_size, micro_batch=2, strategy=strategy
+        )
+        normed = {**KINDS["on the way back"], "norm": True}
+        found["normed"] = steps(world, normed, batch_size, strategy=strategy)
+        found["normed in parts"] = steps(
+            world, {"norm": True}, batch_size, micro_batch=2, strategy=strategy
+        )
+    return found
 
 
 def every_kind():
@@ -115,12 +147,30 @@ def full_ranks(folder):
     torch.save(ranks.run(2, every_kind), folder / "found")
 
 
+def full_sharded_ranks(folder):
+    torch.save(ranks.run(2, every_kind_sharded, "fsdp"), folder / "fsdp")
+    hosts_of_two = {"LOCAL_WORLD_SIZE": "2"}
+    many = ranks.run(4, every_kind_sharded, "hsdp", rank_environment=lambda rank: hosts_of_two)
+    torch.save(many, folder / "hsdp")
+
+
+def by_kind(every):
+    """{kind: what each rank found}."""
+    return {name: tuple(one[name] for one in every) for name in every[0]}
+
+
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("found")
     ranks.program(__name__, "full_ranks", folder, TORCH_CPP_LOG_LEVEL="ERROR")
-    first, second = torch.load(folder / "found")
-    return {name: (first[name], second[name]) for name in first}
+    return by_kind(torch.load(folder / "found"))
+
+
+@pytest.fixture(scope="module")
+def found_sharded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("found")
+    ranks.program(__name__, "full_sharded_ranks", folder, TORCH_CPP_LOG_LEVEL="ERROR")
+    return {strategy: by_kind(torch.load(folder / strategy)) for strategy in ("fsdp", "hsdp")}
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -151,6 +201,43 @@ def test_it_may_come_late_and_halve_twice(found):
         "out of memory on rank 1 at image 16 with 2 images at a time",
     ]
     torch.testing.assert_close(late, found["parts of 4"][1][0], rtol=1e-12, atol=1e-14)
+
+
+needs_reset = pytest.mark.skipif(
+    not hasattr(FSDPModule, "reset_iter_state"), reason="this torch cannot begin a pass anew"
+)
+
+
+@needs_reset
+@pytest.mark.parametrize("strategy", ["fsdp", "hsdp"])
+@pytest.mark.parametrize("name", ["on the way there", "on the way back", "on both"])
+def test_ranks_that_share_the_weights_begin_the_step_again_in_smaller_parts(
+    found_sharded, strategy, name
+):
+    found = found_sharded[strategy]
+    who = ", ".join(map(str, KINDS[name]["short"]))
+    reference = found["parts of 2"][0][0]
+    for weights, said, sizes, micro_batch in found[name]:
+        assert torch.equal(weights, reference)
+        assert micro_batch == 2 and sizes == [4] + [2] * 8
+        (sentence,) = said
+        assert sentence.startswith(f"out of memory on rank {who} at image 0 with 4 images at a ")
+
+
+@needs_reset
+@pytest.mark.parametrize("strategy", ["fsdp", "hsdp"])
+def test_sharded_ranks_keep_nothing_of_parts_that_did_not_travel(found_sharded, strategy):
+    found = found_sharded[strategy]
+    for weights, _, sizes, micro_batch in found["in the second part"]:
+        assert micro_batch == 1 and sizes == [2, 2] + [1] * 16
+        assert torch.equal(weights, found["parts of 1"][0][0])
+    late, said, sizes, micro_batch = found["late"][1]
+    assert micro_batch == 1 and sizes == [4, 4, 4, 2] + [1] * 8 and len(said) == 2
+    torch.testing.assert_close(late, found["parts of 4"][1][0], rtol=1e-12, atol=1e-14)
+    for (weights, *_), (reference, *_) in zip(
+        found["normed"], found["normed in parts"], strict=True
+    ):
+        assert torch.equal(weights, reference)
 
 
 def test_uneven_ranks_take_as_many_parts(found):

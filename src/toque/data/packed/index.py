@@ -66,6 +66,15 @@ class Index:
         columns, row = self._shards[shard], index - self._starts[shard]
         return [int(columns[name][row]) for name in names]
 
+    def many(self, indices: np.ndarray, name: str) -> np.ndarray:
+        """The entries of a column for several images: uint64 [n]."""
+        found = np.empty(len(indices), np.uint64)
+        shards = self.shards_of(indices)
+        for shard in np.unique(shards):
+            here = shards == shard
+            found[here] = self._shards[shard][name][indices[here] - self.starts[shard]]
+        return found
+
     def all_alike(self, *names: str) -> bool:
         """Whether all images, of which there are some, have the same entries in these columns."""
         return all(
@@ -111,6 +120,17 @@ class Names(Sequence[str]):
         if not 0 <= number < len(self):
             raise IndexError(f"name {index} of {len(self)}")
         return self._block(number // _STRIDE)[number % _STRIDE]
+
+    def many(self, indices: np.ndarray) -> list[str]:
+        """The names of several images; quick where they are in order."""
+        names: list[str] = []
+        block, inside = -1, list[str]()
+        for index in indices.tolist():
+            if index // _STRIDE != block:
+                block = index // _STRIDE
+                inside = self._block(block)
+            names.append(inside[index % _STRIDE])
+        return names
 
     def _block(self, block: int) -> list[str]:
         """Up to 64 names."""

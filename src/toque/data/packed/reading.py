@@ -122,6 +122,11 @@ class PackedSource(Source):
     def stamp(self, index: int) -> str:
         return f"{self.index.at(index, 'crc')[0]:08x}"
 
+    def listed(self, indices: np.ndarray) -> tuple[list[str], list[str]]:
+        crcs = self.index.many(indices, "crc").astype(">u4").tobytes().hex()
+        stamps = [crcs[start : start + 8] for start in range(0, len(crcs), 8)]
+        return self.names.many(indices), stamps
+
     def _content(self, index: int) -> np.ndarray:
         offset, num_bytes = self.index.at(index, "offset", "num_bytes")
         shard = self.index.shard_of(index)

@@ -355,6 +355,8 @@ class _Watch:
                     self._beats.set(f"{_ASKED}/{self._world.rank}", recorder.last_collective())
                 if seen_at is None and self._beats.check([FAILURE]):
                     seen_at = time.monotonic()
+                for look in self._world.looks:
+                    look()
             except RuntimeError:
                 return  # the store is gone, and with it whoever kept it
             if seen_at is not None and time.monotonic() - seen_at > _GRACE_S:

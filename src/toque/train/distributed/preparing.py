@@ -55,7 +55,8 @@ def place(run: Run, world: World, network: nn.Module) -> nn.Module:
     if run.distributed.sync_batch_norm and run.distributed.virtual_shards is None:
         network = batch_norm.synchronise(network)
     if run.distributed.strategy != "ddp" and run.distributed.virtual_shards is None:
-        network = sharding.shard(network, _mesh(run, world, network))
+        world.mesh = _mesh(run, world, network)
+        network = sharding.shard(network, world.mesh)
     return network
 
 
@@ -128,6 +129,7 @@ def exchange(run: Run, world: World, network: nn.Module, loss: Any) -> Exchange 
         batch_size=run.batch_size,
         strategy=settings.strategy,
         unused_parameters=settings.unused_parameters,
+        timeout_s=settings.timeout_s,
     )
 
 

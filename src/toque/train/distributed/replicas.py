@@ -21,6 +21,7 @@ from toque.losses.counting import num_targets
 from toque.train.distributed.batch_norm import GlobalBatchNorm
 from toque.train.distributed.completing import CompletableDDP
 from toque.train.distributed.exchange import Pass, RanksOutOfMemory, total_targets
+from toque.train.distributed.following import Followable, can_follow
 from toque.train.distributed.world import World
 from toque.train.steps import cutting, memory
 
@@ -29,11 +30,12 @@ class Replicas:
     """Differentiates a rank's part of the batch, and adds up the gradients over the ranks.
 
     The part goes through the model in pieces, as many on every rank; gradients travel with the last
-    one only. A rank of DDP whose memory does not suffice says so together with its loss: until then
-    it gives zeros, so that no rank waits for ever, and no step pays for it.
+    one only. A rank whose memory does not suffice says so together with its loss: until then it
+    gives zeros, so that no rank waits for ever, and no step pays for it.
 
     Args: network: in place; "ddp" wraps it, "fsdp" and "hsdp" have sharded it already
           strategy: ddp, fsdp or hsdp
+          timeout_s: how long one rank waits for another
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Replicas:
         batch_size: int,
         strategy: str = "ddp",
         unused_parameters: bool = False,
+        timeout_s: float = 600.0,
     ) -> None:
         self.batch_size = batch_size
         self.most_images = -(-batch_size // world.size)
@@ -55,11 +58,14 @@ class Replicas:
         self._waits_inside = _waits_inside(network, strategy, unused_parameters)
         self._checked = False
         self._ddp: CompletableDDP | None = None
+        self._sharded: Followable | None = None
         self._learning: list[bool] = []
         self.num_shards = 1
         self.module: nn.Module = network
         if strategy != "ddp":
             self._mark(network)
+            if can_follow(network) and not _syncs_batch_norm(network):
+                self._sharded = Followable(network, world, timeout_s)
 
     def differentiate(
         self, run_pass: Pass, images: Tensor, targets: Any, micro_batch: int | None
@@ -74,6 +80,8 @@ class Replicas:
         num_parts = self._num_parts(micro_batch or self.most_images)
         losses, outputs = [images.new_zeros((), dtype=torch.float64)], []
         short_of_memory = False
+        if self._sharded is not None:
+            self._sharded.begin()
         try:
             for part in cutting.evenly(len(images), num_parts):
                 some = tree_map(lambda tensor, part=part: tensor[part], targets)
@@ -90,6 +98,8 @@ class Replicas:
         # Not above: the error holds on to what filled the memory.
         if short_of_memory:
             self._complete()
+        elif self._sharded is not None:
+            self._sharded.end()
         total = self._total(torch.stack(losses).sum() / self._factor, short_of_memory)
         if not self._checked and not self._unused:
             self._refuse_unused()
@@ -118,13 +128,19 @@ class Replicas:
         return min(num_parts, self._fewest_images) if self._waits_inside else num_parts
 
     def _can_complete(self) -> bool:
+        if self._sharded is not None:
+            return self._sharded.can_complete
         return self._ddp is not None and self._ddp.begun and not self._waits_inside
 
     def _complete(self) -> None:
         """Come to the end of a step that this rank could not do."""
-        assert self._ddp is not None
         if next(self._network.parameters()).is_cuda:
             torch.cuda.empty_cache()
+        if self._sharded is not None:
+            with self._world.waiting("a step that others do"):
+                self._sharded.complete()
+            return
+        assert self._ddp is not None
         self._ddp.complete()
 
     def _total(self, loss: Tensor, short_of_memory: bool) -> Tensor:
@@ -133,6 +149,8 @@ class Replicas:
         every = self._world.gather(mine, "the loss")
         short = every[:, 1].nonzero().flatten().tolist()
         if short:
+            if self._sharded is not None:
+                self._sharded.forget()
             # Some ranks' DDP stands in the middle of a step: all make a new one.
             self._ddp, self._learning, self.module = None, [], self._network
             raise RanksOutOfMemory(short)
@@ -201,6 +219,10 @@ def _waits_inside(network: nn.Module, strategy: str, unused_parameters: bool) ->
     """What ranks wait for each other for, besides DDP's exchange of gradients; "" if nothing."""
     if strategy != "ddp":
         return strategy
-    if any(isinstance(m, GlobalBatchNorm | nn.SyncBatchNorm) for m in network.modules()):
+    if _syncs_batch_norm(network):
         return "sync_batch_norm"
     return "unused_parameters" if unused_parameters else ""
+
+
+def _syncs_batch_norm(network: nn.Module) -> bool:
+    return any(isinstance(m, GlobalBatchNorm | nn.SyncBatchNorm) for m in network.modules())

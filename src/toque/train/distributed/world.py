@@ -20,6 +20,7 @@ from torch import nn
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ class World:
     local_rank:  the number among the processes of this machine, and of its GPU
     name:        of this start of the ranks: what they tell each other lies below it in the store
     group:       the gloo group of decisions; None when alone
+    mesh:        of the ranks that share the weights of one network, where they do
+    looks:       called again and again by a thread beside the rank, also while it waits
     """
 
     rank: int = 0
@@ -52,6 +55,8 @@ class World:
     name: str = ""
     group: ProcessGroup | None = None
     doing: Doing = field(default_factory=Doing)
+    mesh: DeviceMesh | None = None
+    looks: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def first(self) -> bool:
