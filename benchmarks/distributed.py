@@ -6,6 +6,7 @@
     python benchmarks/distributed.py recovery  # from the kill of a rank to the next step
     python benchmarks/distributed.py index     # order and shares at 10 million and 1 billion images
     python benchmarks/distributed.py cache     # opening a packed cache of 1 and 10 million images
+    python benchmarks/distributed.py record    # the list of the images of a run, written and compared
 
 Add --record to append to RESULTS.md. Two ranks with one thread each; rounds of the two sides of a
 comparison alternate, and the median of the ratios is given.
@@ -513,6 +514,60 @@ def measure_cache(quick: bool) -> str:
     return "packed cache: " + "; ".join(told)
 
 
+_RECORD = """
+import json, sys, time
+from pathlib import Path
+from toque import data
+from toque.train.run_folder.inventory import FILE, Inventory
+
+def held(name):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+folder = Path(sys.argv[1])
+splits = data.open(folder, seed=0)
+images, times, grown = Inventory(splits), [], []
+for work in (images.write, images.changes, images.rewritten):
+    open("/proc/self/clear_refs", "w").write("5")
+    before, began = held("RssAnon"), time.perf_counter()
+    work(folder)
+    times.append(time.perf_counter() - began)
+    grown.append(held("RssAnon") - before)
+print(json.dumps([times, max(grown), (folder / FILE).stat().st_size]))
+"""
+
+
+def measure_record(quick: bool) -> str:
+    """What a run keeps of the names of packed images: writing it, and comparing it anew."""
+    from toque.data.packed.format import FORMAT, MANIFEST, Manifest, Settings
+
+    told = []
+    for num_images in (100_000,) if quick else (1_000_000, 10_000_000):
+        for drawn in (False, True):
+            with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+                folder = Path(name)
+                counts = {"all": num_images} if drawn else {"train": num_images, "val": 1000}
+                parts = tuple(_huge_cache(folder, n, part, "id") for part, n in counts.items())
+                manifest = Manifest(
+                    FORMAT, "", "", "id", Settings(None, "raw", 0, 1), "classification",
+                    tuple(f"class {n:03d}" for n in range(1000)), parts,
+                )  # fmt: skip
+                (folder / MANIFEST).write_text(manifest.as_json())
+                done = subprocess.run(
+                    [sys.executable, "-c", _RECORD, name],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+            (written, compared, dates), grown, size = json.loads(done.stdout)
+            told.append(
+                f"{num_images:,} images, validation {'drawn by name' if drawn else 'given'}: "
+                f"written in {written:.1f} s ({size / 1e6:.0f} MB), compared in {compared:.1f} s, "
+                f"dates of files in {1e3 * dates:.1f} ms, {grown / 1e6:.0f} MB more held"
+            )
+    return "list of the images of a run on a packed cache: " + "; ".join(told)
+
+
 def _read_whole(part: Any) -> list[Any]:
     """The files that opening reads."""
     return [part.facts, *(shard.index for shard in part.shards)]
@@ -525,6 +580,7 @@ MEASURES = {
     "recovery": measure_recovery,
     "index": measure_index,
     "cache": measure_cache,
+    "record": measure_record,
 }
 
 

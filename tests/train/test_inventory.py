@@ -122,6 +122,15 @@ def test_an_inventory_of_a_newer_toque_tells_nothing(tmp_path):
     assert inventory.changes(tmp_path) is None
 
 
+def test_of_other_data_altogether_no_list_is_made(tmp_path, monkeypatch):
+    Inventory(data.open(pictures(tmp_path / "photos", 6), seed=0)).write(tmp_path)
+    shutil.move(tmp_path / "photos" / "cat", tmp_path / "photos" / "bird")
+    other = Inventory(data.open(tmp_path / "photos", seed=0))
+    assert "removed" in other.changes(tmp_path)
+    monkeypatch.setattr(inventory_module, "_MOST_TOLD", 5)
+    assert other.changes(tmp_path) is None
+
+
 class Named(data.ArraySource):
     """Images whose names and stamps are given."""
 
@@ -174,6 +183,9 @@ def test_a_packed_cache_lists_the_names_and_checksums_of_its_images(tmp_path, mo
     ]
     assert written(tmp_path / "r") == expected and len(expected) == 140
     assert Inventory(splits).changes(tmp_path / "r") is None
+    photos = data.open(tmp_path / "photos", seed=0)
+    assert not splits.train.has_paths and photos.train.has_paths
+    assert data.Joined(splits.train, photos.train).has_paths
 
 
 def test_a_damaged_inventory_is_never_a_traceback(tmp_path):
