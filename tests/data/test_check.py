@@ -268,3 +268,46 @@ def test_a_page_of_small_gray_pictures(tmp_path):
     assert (tmp_path / "check.html").read_text().count("image/png") == 2
     with pytest.raises(FileNotFoundError, match="Make the folder"):
         write_check(tmp_path / "none" / "check.html", findings)
+
+
+def test_several_labels_of_an_image(tmp_path):
+    """What the labels of a table say together: the ones of 12 images for training and 3 others."""
+    rows = ["path,labels,split"]
+    train = [
+        "dog|animal", "animal", "dog|animal|day", "sky|blue", "dog|animal", "", "sky|blue|day",
+        "sky|blue", "sky|blue|animal|once", "dog|animal|day", "sky|blue", "dog|animal",
+    ]  # fmt: skip
+    for number, labels in enumerate([*train, "animal|cat", "sky|blue", "day|dog|animal"]):
+        pictures.tree(tmp_path, {f"{number:02}.jpg": jpeg(photo(number))})
+        rows.append(f"{number:02}.jpg,{labels},{'train' if number < len(train) else 'val'}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    findings = look(tmp_path / "t.csv")
+    assert {one.kind for one in findings.findings} == {"labels"}
+    says = {one.says.partition(":")[0]: one for one in findings.findings}
+    assert [one.says for one in findings.problems] == [says["In validation images alone"].says]
+    assert "alone: cat. They cannot be learnt" in findings.problems[0].says
+    assert "image: once. No score" in says["On no validation image"].says
+    assert (
+        "images: blue and sky (5 images). Nothing"
+        in says["Always together on training images"].says
+    )
+    assert "dog always with animal (5 images). Fine" in says["Never alone on training images"].says
+    (none,) = [one for one in findings.findings if "without any label" in one.says]
+    assert names(none) == [["05.jpg"]] and none.groups[0][0].label == "none"
+    counts = {"animal": 7, "blue": 5, "day": 3, "dog": 5, "once": 1, "sky": 5}
+    assert findings.parts[0].classes == counts
+
+
+def test_labels_that_are_everywhere_nowhere_or_far_rarer_than_others():
+    draw = np.random.default_rng(0)
+    labels = np.zeros((120, 4), np.float32)
+    labels[:, 0], labels[0, 1], labels[:100, 2] = 1, 1, 1
+    images = draw.integers(0, 256, (120, 3, 24, 24)).astype(np.uint8)
+    names_of = ["all", "one", "most", "none"]
+    train = ArraySource(images[:110], labels[:110], names_of)
+    val = ArraySource(images[110:], labels[110:], names_of)
+    findings = look(Splits(train, val, train.classes, (), 3))
+    says = [one.says for one in findings.findings if one.kind in ("labels", "imbalance")]
+    assert any(one.startswith("On every training image: all. A label") for one in says)
+    assert any(one.startswith("On no image at all: none. Leave") for one in says)
+    assert any("all is on 110 training images and one on 1. Consider" in one for one in says)

@@ -137,6 +137,35 @@ def test_several_columns_of_a_table(pictures):
     assert opened(flags, columns=Columns(label=["wet", "dark"])).train.task == "multilabel"
 
 
+def test_an_image_may_have_none_of_several_labels(pictures):
+    cells = ["wet|dark", "", "dark|", " | wet", "dark", "wet", "", "dark"]
+    splits = opened(table(pictures, "path,labels", cells))
+    assert splits.train.task == "multilabel" and splits.classes == ("dark", "wet")
+    found = everything(splits)
+    assert [found[name][1] for name in ROWS] == [
+        [1, 1], [0, 0], [1, 0], [0, 1], [1, 0], [0, 1], [0, 0], [1, 0]
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"labels must be filled for some of the rows; got noth"):
+        opened(table(pictures, "path,labels", [""] * 8))
+    with pytest.raises(ValueError, match=r"every label must be filled; got nothing in row 2"):
+        opened(table(pictures, "path,label", ["cat", ""] * 4))
+
+
+def test_a_rare_label_is_in_both_parts_of_a_drawn_split(pictures):
+    """Of 8 images two have it; by chance alone both would mostly be for training."""
+    cells = ["dark|rare", "dark", "dark", "wet", "wet|rare", "wet", "dark|wet", "dark|wet"]
+    for seed in range(12):
+        splits = opened(table(pictures, "path,labels", cells), seed=seed)
+        for part in (splits.train, splits.val):
+            assert part.labels[:, splits.classes.index("rare")].sum() == 1
+
+
+def test_labels_that_no_training_image_has_are_said(pictures):
+    cells = ["a|b"] * 6 + ["a|c"] * 2
+    splits = opened(table(pictures, "path,labels,split", cells, ["train"] * 6 + ["val"] * 2))
+    assert splits.notes == ("Labels that no training image has: 1 (c).",)
+
+
 def test_what_a_label_means_can_be_said(pictures):
     ages = table(pictures, "path;label", range(20, 28), separator=";")
     assert opened(ages, task="regression").train.task == "regression"

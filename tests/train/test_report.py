@@ -385,7 +385,7 @@ def test_scores_stand_beside_how_sure_they_are() -> None:
 
 def test_the_reliability_diagram_has_a_bar_for_each_bin() -> None:
     found = Calibration((Bin(0.0, 0.5, 3, 0.3, 0.25), Bin(0.5, 1.0, 1, 0.9, 1.0)), 0.1, 1.2, 0.1)
-    chart = reliability.chart(found)
+    chart = reliability.chart(found.bins)
     assert [bar.path for bar in chart.dots] == [
         "M8.0 1000.0V750.0H492.0V1000.0z", "M508.0 1000.0V0.0H992.0V1000.0z",
     ]  # fmt: skip

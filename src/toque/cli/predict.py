@@ -34,8 +34,15 @@ def predict(
         bool, typer.Option("--trust", help="Load machine code, which an .aoti file is.")
     ] = False,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Of several labels, those so probable are named.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SHARE",
+            help="Of several labels, those so probable are named.  [default: each from the "
+            "threshold that the run chose on its validation images]",
+        ),
+    ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where masks are written.  [default: masks]"),

@@ -34,8 +34,10 @@ class Said:
     mask: Path | None = None
 
 
-def with_threshold(answer: Answer, threshold: float) -> Answer:
+def with_threshold(answer: Answer, threshold: float | None) -> Answer:
     """The answer with the labels of that probability or more, where there may be several."""
+    if threshold is None:
+        return answer
     from toque.deploy import Prediction
 
     if isinstance(answer, Prediction) and answer.labels is not None:

@@ -22,7 +22,7 @@ from toque.data.listing import some
 from toque.data.masks import decode_mask
 from toque.data.places import Folder, Place
 from toque.data.scan import BadFile, say_bad, scan
-from toque.data.source import Source
+from toque.data.source import Source, strata_of
 from toque.data.splits import Splits, draw_validation
 from toque.data.targets import IGNORE_INDEX, Targets, Task, check_mask, largest_class, numbered
 
@@ -161,9 +161,10 @@ def splits_of(listed: Listed, asked: Asked) -> Splits:
     channels = asked.channels or (1 if gray else 3)
     if listed.parts is None:
         values = listed.targets.values
-        classes = values if listed.targets.task == "classification" else np.zeros(len(values), int)
-        in_val = draw_validation(list(listed.names), classes, asked.seed, asked.val_fraction)
-        if len(classes) > 1 and len(np.unique(classes)) == len(classes):
+        drawn_by = strata_of(listed.targets.task, values)
+        in_val = draw_validation(list(listed.names), drawn_by, asked.seed, asked.val_fraction)
+        one_each = len(drawn_by) > 1 and len(np.unique(drawn_by)) == len(drawn_by)
+        if one_each and listed.targets.task == "classification":
             raise checks.invalid(
                 "data", f"the labels in {listed.place.where}", "classes of several images each",
                 f"another one for every image: {checks.first(listed.targets.names)}",

@@ -122,7 +122,19 @@ class Source(ABC):
 
 
 def strata(source: Source) -> np.ndarray:
-    """What a validation part is drawn by: the classes, or all images alike where there are none."""
-    if source.task == "classification":
-        return source.labels
-    return np.zeros(len(source), np.int64)
+    """What a validation part is drawn by, see `strata_of`."""
+    return strata_of(source.task, source.labels)
+
+
+def strata_of(task: Task, values: np.ndarray) -> np.ndarray:
+    """What a validation part is drawn by: the classes; of several labels, the rarest that an image
+    has, as those of many images are in both parts anyway; else all images alike.
+
+    Shape: the values of Targets -> int64 [N]
+    """
+    if task == "classification":
+        return values
+    if task == "multilabel" and values.size:
+        rarity = np.where(values > 0, (values > 0).sum(0), np.inf)
+        return np.where((values > 0).any(1), rarity.argmin(1) + 1, 0)
+    return np.zeros(len(values), np.int64)

@@ -118,12 +118,15 @@ def _repeated(
 
 def _untaught(targets: Targets, parts: Sequence[str] | None) -> tuple[str, ...]:
     """What a person should know of classes that no training image has."""
-    if parts is None or targets.task != "classification":
+    if parts is None or targets.task not in ("classification", "multilabel"):
         return ()
-    taught = {int(value) for value, part in zip(targets.values, parts, strict=True)
-              if part == "train"}  # fmt: skip
-    missing = [name for number, name in enumerate(targets.names) if number not in taught]
-    return (f"Classes that no training image has: {some(missing)}.",) if missing else ()
+    training = targets.values[np.array(parts) == "train"]
+    if targets.task == "classification":
+        kind, taught = "Classes", np.bincount(training, minlength=len(targets.names))
+    else:
+        kind, taught = "Labels", (training > 0).sum(0)
+    missing = [name for name, count in zip(targets.names, taught, strict=True) if not count]
+    return (f"{kind} that no training image has: {some(missing)}.",) if missing else ()
 
 
 def _place(source: str) -> tuple[Place, str]:
@@ -264,24 +267,18 @@ def _of_column(
     rows: _Rows, where: str, name: str, task: Task | None
 ) -> tuple[Targets, list[str] | None]:
     values = rows.named(name)
+    said = task is None and name.lower() == "labels" and all(map(_may_be_several, values))
+    several = task == "multilabel" or said
     for at, value in enumerate(values):
-        if value is None or value == "":
+        if (value is None or value == "") and not several:
             raise checks.invalid(
                 where, f"every {name}", "filled", f"nothing in row {at + 1}",
                 "Fill it, or leave the row out.",
             )  # fmt: skip
     if task == "segmentation" or (task is None and name.lower() == "mask"):
         return kinds.of_masks(len(values)), [str(value) for value in values]
-    listed = not isinstance(values[0], str)
-    if not listed and (task == "multilabel" or (task is None and name.lower() == "labels")):
-        texts = [str(value) for value in values]
-        separator = next((one for one in _SEPARATORS if any(one in text for text in texts)), None)
-        words = [
-            [word.strip() for word in (text.split(separator) if separator else [text])]
-            for text in texts
-        ]
-        _check_separated(where, name, words)
-        return of_values(where, words, (), "multilabel"), None
+    if several:
+        return of_values(where, _several(where, name, values), (), "multilabel"), None
     if task is None:
         _check_repeated(where, name, values)
     names = [name] if task == "regression" else []
@@ -289,6 +286,31 @@ def _of_column(
     if found.task == "regression" and found.values.shape[1] == 1:
         found = Targets("regression", (name,), found.values)
     return found, None
+
+
+def _may_be_several(value: object) -> bool:
+    """Whether a cell can hold several labels: text, a list, or nothing; numbers are classes."""
+    return value is None or isinstance(value, str | list | tuple | np.ndarray)
+
+
+def _several(where: str, name: str, values: Sequence[object]) -> list[list[str]]:
+    """The labels of each row: of a list, or of words separated alike; none of an empty cell."""
+    texts = [value for value in values if isinstance(value, str)]
+    separator = next((one for one in _SEPARATORS if any(one in text for text in texts)), None)
+    words = []
+    for value in values:
+        if isinstance(value, list | tuple | np.ndarray):
+            row = [str(one) for one in value]
+        else:
+            text = "" if value is None else str(value)
+            row = [word.strip() for word in (text.split(separator) if separator else [text])]
+        words.append([word for word in row if word])
+    if not any(words):
+        raise checks.invalid(
+            where, name, "filled for some of the rows", "nothing in any", "Name what is there."
+        )
+    _check_separated(where, name, words)
+    return words
 
 
 def _check_separated(where: str, name: str, values: Sequence[Sequence[str]]) -> None:

@@ -130,7 +130,18 @@ def _calibration(details: FileDetails) -> str:
         )
     if details.task == REGRESSION:
         return "It does not say how sure it is. "
+    if details.thresholds:
+        return (
+            "The probability from which it names a label was chosen on the validation images: "
+            f"{_thresholds(details)}. Its confidence has not been calibrated. "
+        )
     return "Its confidence has not been calibrated. "
+
+
+def _thresholds(details: FileDetails) -> str:
+    named = list(zip(details.classes, details.thresholds, strict=True))
+    more = f" and {len(named) - 50} more in its metadata" if len(named) > 50 else ""
+    return ", ".join(f"{name} {least:.3g}" for name, least in named[:50]) + more
 
 
 def _precision(details: FileDetails) -> str:

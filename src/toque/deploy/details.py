@@ -39,6 +39,8 @@ class FileDetails:
     temperature:    that calibrates the confidence, where the run knows one
     calibrated:     whether its answers are already divided by it
     mean, std:      of the numbers of a regression in the training set: what undoes standardising
+    thresholds:     of a multilabel model, the probability from which each label is named; a half
+                    if unset
     """
 
     version: str
@@ -55,6 +57,7 @@ class FileDetails:
     calibrated: bool = False
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
     format: int = FORMAT
 
     def as_json(self) -> str:
@@ -83,6 +86,7 @@ def read_details(path: Path, text: str | None) -> FileDetails:
                 "classes": tuple(known["classes"]),
                 "mean": tuple(map(float, known.get("mean", ()))),
                 "std": tuple(map(float, known.get("std", ()))),
+                "thresholds": tuple(map(float, known.get("thresholds", ()))),
                 "size": None if size is None else (int(size[0]), int(size[1])),
             }
         )
@@ -97,6 +101,11 @@ def read_details(path: Path, text: str | None) -> FileDetails:
         raise checks.invalid(
             "load", str(path), f"with a mean and a deviation of each of its {numbers} numbers",
             f"{len(details.mean)} and {len(details.std)}", "Write it again with: toque export RUN.",
+        )  # fmt: skip
+    if details.thresholds and len(details.thresholds) != len(details.classes):
+        raise checks.invalid(
+            "load", str(path), f"with a threshold of each of its {len(details.classes)} labels",
+            len(details.thresholds), "Write it again with: toque export RUN.",
         )  # fmt: skip
     if details.format > FORMAT:
         raise checks.invalid(

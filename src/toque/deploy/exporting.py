@@ -13,7 +13,7 @@ from toque.deploy import formats, samples
 from toque.deploy.card import card_path, card_text
 from toque.deploy.details import FileDetails
 from toque.deploy.formats import Precision
-from toque.deploy.load import outputs_of_run, temperature_of_run
+from toque.deploy.load import outputs_of_run, temperature_of_run, thresholds_of_run
 from toque.deploy.parity import EXACT, HALF, AnyParity, Tolerance, measure
 from toque.deploy.predictor import Network
 from toque.train import restore
@@ -79,7 +79,7 @@ def export(
     labelled = samples.labelled(restore.images_of(trained, data_path), size)
     details = _details(Path(run), trained, size, precision, temperature, calibrate)
     network = Network(
-        trained.model, trained.pipeline, outputs=outputs_of_run(trained),
+        trained.model, trained.pipeline, outputs=outputs_of_run(trained, Path(run)),
         temperature=(temperature or 1.0) if calibrate else 1.0,
     )  # fmt: skip
     calibration = samples.calibration(trained, data_path, size) if precision == "int8" else ()
@@ -153,6 +153,7 @@ def _details(
         calibrated=calibrate,
         mean=tuple(about.get("mean", ())),
         std=tuple(about.get("std", ())),
+        thresholds=thresholds_of_run(run),
     )
 
 

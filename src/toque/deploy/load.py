@@ -73,7 +73,7 @@ def _run(path: Path, device: str) -> Predictor:
     trained = load_model(path, device=device)
     pipeline: augment.Compose = trained.pipeline
     return of_network(
-        Network(trained.model, pipeline, device, outputs_of_run(trained)),
+        Network(trained.model, pipeline, device, outputs_of_run(trained, path)),
         source=str(path),
         labels=trained.classes,
         channels=trained.channels,
@@ -86,10 +86,20 @@ def _run(path: Path, device: str) -> Predictor:
     )
 
 
-def outputs_of_run(trained: Trained) -> Outputs:
-    """How the outputs of a finished run are read."""
+def outputs_of_run(trained: Trained, path: Path) -> Outputs:
+    """How the outputs of a finished run, which lies at `path`, are read."""
     about = trained.task.details()
-    return outputs_for(about["task"], about.get("mean", ()), about.get("std", ()))
+    thresholds = thresholds_of_run(path)
+    return outputs_for(about["task"], about.get("mean", ()), about.get("std", ()), thresholds)
+
+
+def thresholds_of_run(path: Path) -> tuple[float, ...]:
+    """From which probability a finished run names each of several labels; none where it does not
+    say."""
+    from toque.train.run_folder import outcome
+
+    found = outcome.read(path)
+    return tuple(found.thresholds) if found else ()
 
 
 def temperature_of_run(path: Path) -> float | None:

@@ -65,14 +65,17 @@ class Outputs(nn.Module, ABC):
 
 
 class Shares(Outputs):
-    """Probabilities, of classes together or of each label by itself: [B, K]."""
+    """Probabilities, of classes together or of each label by itself: [B, K].
+
+    thresholds: K probabilities from which a label is there; a half if unset
+    """
 
     names = ("probabilities", "logits")
     shape = "scores [B, K]"
 
-    def __init__(self, task: str = CLASSIFICATION) -> None:
+    def __init__(self, task: str = CLASSIFICATION, thresholds: tuple[float, ...] = ()) -> None:
         super().__init__()
-        self.task = task
+        self.task, self.thresholds = task, thresholds
 
     def forward(self, outputs: torch.Tensor, height: int, width: int) -> tuple[torch.Tensor, ...]:
         return self.read(outputs), outputs
@@ -86,7 +89,8 @@ class Shares(Outputs):
     def answer(
         self, image: str, labels: tuple[str, ...], raw: Raw, size: tuple[int, int]
     ) -> Answer:
-        return Predictions((image,), labels, raw[None], self.task == MULTILABEL)[0]
+        shares = raw[None]
+        return Predictions((image,), labels, shares, self.task == MULTILABEL, self.thresholds)[0]
 
 
 class Numbers(Standardised, Outputs):
@@ -170,14 +174,20 @@ def class_of_each_pixel(logits: torch.Tensor, height: int, width: int) -> torch.
 
 def outputs_of(details: FileDetails) -> Outputs:
     """How the outputs of a file's network are read."""
-    return outputs_for(details.task, details.mean, details.std)
+    return outputs_for(details.task, details.mean, details.std, details.thresholds)
 
 
-def outputs_for(task: str, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Outputs:
+def outputs_for(
+    task: str,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    thresholds: tuple[float, ...] = (),
+) -> Outputs:
     """How the outputs of a network of a task are read.
 
     Args: mean, std: of the numbers of a regression, in the training set
+          thresholds: of several labels, the probability from which each is there
     """
     if task == REGRESSION:
         return Numbers(mean, std)
-    return Masks() if task == SEGMENTATION else Shares(task)
+    return Masks() if task == SEGMENTATION else Shares(task, thresholds)

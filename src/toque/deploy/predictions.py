@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+HALF = 0.5
+"""From which a label is there, where no threshold was chosen."""
+
 
 @dataclass(frozen=True)
 class Prediction:
     """What a model says of one image.
 
     confidence: probability of `label`, 0 to 1; probabilities: of every class, by name
-    labels:     of a multilabel model, those with a probability of a half or more, which may be
-                none; `label` is then the most probable one all the same
+    labels:     of a multilabel model, those at their threshold or above, which may be none; `label`
+                is then the most probable one all the same
     """
 
     image: str
@@ -53,12 +56,14 @@ class Predictions:
     labels:        the names of the K classes
     probabilities: float32 [N, K]
     multilabel:    whether each label is there or not by itself; else one class is
+    thresholds:    K probabilities from which a label is there; a half if unset
     """
 
     images: tuple[str, ...]
     labels: tuple[str, ...]
     probabilities: npt.NDArray[np.float32]
     multilabel: bool = False
+    thresholds: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,13 +71,16 @@ class Predictions:
     def __getitem__(self, number: int) -> Prediction:
         shares = self.probabilities[number].tolist()
         best = int(np.argmax(shares))
+        least = self.thresholds or (HALF,) * len(shares)
         return Prediction(
             image=self.images[number],
             label=self.labels[best],
             confidence=shares[best],
             probabilities=dict(zip(self.labels, shares, strict=True)),
             labels=tuple(
-                name for name, share in zip(self.labels, shares, strict=True) if share >= 0.5
+                name
+                for name, share, from_here in zip(self.labels, shares, least, strict=True)
+                if share >= from_here
             )
             if self.multilabel
             else None,

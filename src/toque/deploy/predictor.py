@@ -138,7 +138,8 @@ class Predictor:
         self, names: tuple[str, ...], probabilities: npt.NDArray[np.float32]
     ) -> Predictions:
         """What probabilities [N, K] of this model say."""
-        return Predictions(names, self.labels, probabilities, self.task == MULTILABEL)
+        least = self.outputs.thresholds if isinstance(self.outputs, Shares) else ()
+        return Predictions(names, self.labels, probabilities, self.task == MULTILABEL, least)
 
     def pixels(self, image: str | Path | bytes | Pixels) -> Pixels:
         """An image as the model takes it, uint8 [H, W, C]; files are decoded as in training."""

@@ -61,6 +61,7 @@ def conclude(
         evaluation.loss, evaluation.accuracy, images_seen, seconds, durable.sha256(out.weights),
         sorted(_changed(asked)), notes, scores, evaluation.metrics,
         evaluation.table(splits.classes) if scores is None else Table((), ()), intervals,
+        evaluation.thresholds(),
     )  # fmt: skip
     outcome.write(out.path, ended, recorded["data_fingerprint"])
     # Of weights that are no more, if this run was continued.
@@ -92,7 +93,11 @@ def write_report(path: Path, splits: Splits | None) -> Path:
     found = kept.read(path, ended.metrics, ended.loss) if ended is not None else None
     evaluation = found[0] if found is not None else None
     if evaluation is not None:
-        contents = replace(contents, answered=evaluation.charts(classes))
+        contents = replace(
+            contents,
+            answered=evaluation.charts(classes),
+            reliability=evaluation.reliability(),
+        )
     if splits is not None:
         answers = ended.scores.answers if ended is not None and ended.scores is not None else None
         learnt = doubted.read(path, recorded["data_fingerprint"])

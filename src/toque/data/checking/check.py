@@ -19,6 +19,7 @@ from toque.data.checking import words
 from toque.data.checking.copies import copies
 from toque.data.checking.examine import Seen, examine_file, examine_pixels
 from toque.data.checking.findings import Finding, Findings, Item, Part
+from toque.data.checking.several import several
 from toque.data.decoding import MAX_PIXELS, decode
 from toque.data.elsewhere import is_class_folder
 from toque.data.listing import class_files
@@ -33,11 +34,12 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class _Image:
-    """An image to look at, and how."""
+    """An image to look at, and how; `labels` are its classes, where it may have several."""
 
     item: Item
     look: Callable[[], Seen]
     read: Callable[[], torch.Tensor]
+    labels: frozenset[str] = frozenset()
 
 
 def check(
@@ -70,14 +72,15 @@ def check(
              (False, ['3 files cannot be read. Mend or remove them.'])
     """
     began = time.monotonic()
-    images, where = _images(data, seed, val_fraction, max_pixels)
+    images, where, names = _images(data, seed, val_fraction, max_pixels)
+    labels = [image.labels for image in images]
     seen = _look(images, threads, show)
     items = [image.item for image in images]
     readable = [number for number, one in enumerate(seen) if one.reason is None]
     found = [
         *_unreadable(items, seen),
         *copies(items, seen, readable),
-        *_balance(items),
+        *(several(items, labels, names) if names else _balance(items)),
         *_odd(items, seen),
         *_shapes(items, seen, readable),
     ]
@@ -85,18 +88,19 @@ def check(
     mean, std = _statistics(items, seen, readable)
     readers = {(one.item.part, one.item.index): one.read for one in images}
     return Findings(
-        where, tuple(found), tuple(_parts(items, seen)), mean, std, time.monotonic() - began,
-        lambda item: readers[item.part, item.index](),
+        where, tuple(found), tuple(_parts(items, labels, seen)), mean, std,
+        time.monotonic() - began, lambda item: readers[item.part, item.index](),
     )  # fmt: skip
 
 
 def _images(
     data: str | Path | Splits, seed: int, val_fraction: float, max_pixels: int
-) -> tuple[list[_Image], str]:
+) -> tuple[list[_Image], str, tuple[str, ...]]:
+    """The images, where they are, and the names of all labels where an image may have several."""
     folder = not isinstance(data, Splits) and Path(data).is_dir() and is_class_folder(str(data))
     if not isinstance(data, Splits) and folder and not is_cache(Path(data)):
         root = opening.existing_folder(data)
-        return _files(root, seed, val_fraction, max_pixels), str(data)
+        return _files(root, seed, val_fraction, max_pixels), str(data), ()
     where = "the data" if isinstance(data, Splits) else str(data)
     splits = (
         data
@@ -104,7 +108,9 @@ def _images(
         else opening.open(data, seed=seed, val_fraction=val_fraction, max_pixels=max_pixels)
     )
     pairs = (("train", splits.train), ("val", splits.val))
-    return [one for name, source in pairs for one in _of_source(name, source, max_pixels)], where
+    images = [one for name, source in pairs for one in _of_source(name, source, max_pixels)]
+    names = splits.classes if splits.train.task == "multilabel" else ()
+    return images, where, tuple(names)
 
 
 def _files(root: Path, seed: int, val_fraction: float, max_pixels: int) -> list[_Image]:
@@ -122,21 +128,28 @@ def _files(root: Path, seed: int, val_fraction: float, max_pixels: int) -> list[
             item = Item("val" if in_val[index] else "train", index, name, files.classes[label])
             path = files.root / name
             look = partial(examine_file, path, max_pixels)
-            images.append(_Image(item, look, partial(decode, path, max_pixels=max_pixels)))
+            read = partial(decode, path, max_pixels=max_pixels)
+            images.append(_Image(item, look, read, frozenset([item.label])))
     return images
 
 
 def _of_source(part: str, source: Source, max_pixels: int) -> Iterator[_Image]:
     labels, classes = source.labels, source.classes
     for index in range(len(source)):
-        label = classes[int(labels[index])] if source.task == "classification" else ""
+        has: list[str] = []
+        if source.task == "classification":
+            has = [classes[int(labels[index])]]
+        elif source.task == "multilabel":
+            has = [classes[number] for number in np.flatnonzero(labels[index]).tolist()]
+        label = ", ".join(has) or ("none" if source.task == "multilabel" else "")
         path, name = source.path(index), source.name(index)
         look = (
             partial(examine_pixels, partial(source.read, index), name)
             if path is None
             else partial(examine_file, path, max_pixels)
         )
-        yield _Image(Item(part, index, name, label), look, partial(source.read, index))
+        item = Item(part, index, name, label)
+        yield _Image(item, look, partial(source.read, index), frozenset(has))
 
 
 def _look(images: list[_Image], threads: int | None, show: progress.Show) -> list[Seen]:
@@ -214,12 +227,13 @@ def _shapes(items: list[Item], seen: list[Seen], readable: list[int]) -> Iterato
         )  # fmt: skip
 
 
-def _parts(items: list[Item], seen: list[Seen]) -> Iterator[Part]:
+def _parts(items: list[Item], labels: list[frozenset[str]], seen: list[Seen]) -> Iterator[Part]:
     for name in dict.fromkeys(item.part for item in items):
         numbers = [number for number, item in enumerate(items) if item.part == name]
         classes: dict[str, int] = defaultdict(int)
         for number in numbers:
-            classes[items[number].label] += 1
+            for name_of_class in labels[number]:
+                classes[name_of_class] += 1
         sizes = np.array([size for number in numbers if (size := seen[number].size)] or [(0, 0)])
         low, middle, high = (
             np.percentile(sizes, share, axis=0, method="nearest").astype(int).tolist()

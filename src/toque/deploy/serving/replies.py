@@ -19,7 +19,7 @@ class Labels(BaseModel):
     label: str = Field(description="the most probable class")
     confidence: float = Field(description="its probability, 0 to 1")
     labels: list[str] | None = Field(
-        default=None, description="of a multilabel model: those of a half or more"
+        default=None, description="of a multilabel model: those at their thresholds or above"
     )
     probabilities: dict[str, float] = Field(description="of the classes, the most probable first")
     milliseconds: float = Field(description="from the whole request to the answer")

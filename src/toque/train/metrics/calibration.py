@@ -7,6 +7,7 @@ Source: Guo 2017, arXiv:1706.04599: reliability (section 2), ECE (eq. 3), temper
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def reliability(
     ]  # fmt: skip
 
 
-def ece(bins: list[Bin]) -> float:
+def ece(bins: Sequence[Bin]) -> float:
     """Expected calibration error: the mean gap, weighted by images. Guo 2017, eq. 3."""
     total = sum(found.count for found in bins)
     return sum(abs(found.accuracy - found.confidence) * found.count for found in bins) / total

@@ -44,10 +44,11 @@ class Metric:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, and rows of text."""
+    """Columns, rows of text, and what must be said of them."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    caption: str = "On the validation images."
 
 
 def percent(share: float) -> str:

@@ -16,6 +16,7 @@ from toque.models.signal import Signal
 from toque.train.metrics import Interval, Scores
 
 if TYPE_CHECKING:
+    from toque.train.metrics.calibration import Bin
     from toque.train.metrics.shown import Metric, Table
     from toque.train.report.lines import Chart
 
@@ -103,6 +104,7 @@ class ReportData:
              advice: one sentence on what would make it faster
              signal: of the network before the first step
              answered: charts of the answers beside the truth
+             reliability: how often labels are there, for how probable they were said to be
              doubtful: images whose targets the answers contradict, the firmest first
              doubted: what is wrong with them, as in "whose label the model contradicts"
              suspects: pictures of some of them
@@ -138,6 +140,7 @@ class ReportData:
     doubted: str = ""
     learnt: Learnt | None = None
     answered: Sequence[Chart] = ()
+    reliability: Sequence[Bin] = ()
     correct: Sequence[Picture] = ()
     augmented: Sequence[Picture] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ import numpy as np
 
 from toque import checks, durable
 from toque.train.metrics import Scores
+from toque.train.metrics.calibration import ece
 from toque.train.metrics.intervals import wilson
 from toque.train.report import (
     axes,
@@ -113,14 +114,7 @@ def _context(data: ReportData) -> dict[str, Any]:
             if scores is not None
             else sections.sureness_of(data.measured, data.intervals)
         ),
-        "calibration": (
-            {
-                "says": scores.calibration.sentence(),
-                "chart": reliability.chart(scores.calibration),
-            }
-            if scores is not None
-            else None
-        ),
+        "calibration": _calibration(data),
         "signal": sections.signal(data.signal)
         if data.signal is not None and data.signal.layers
         else None,
@@ -159,6 +153,21 @@ def _context(data: ReportData) -> dict[str, Any]:
             for key, value in _flatten(outcome)
             if key not in (*_TILED, "weights", "sha256", *(one.key for one in data.measured))
         ],
+    }
+
+
+def _calibration(data: ReportData) -> dict[str, Any] | None:
+    """What the probabilities are worth: of classes, or of labels each by itself."""
+    if data.scores is not None:
+        found = data.scores.calibration
+        return {"says": found.sentence(), "chart": reliability.chart(found.bins)}
+    if not data.reliability:
+        return None
+    apart = axes.percent(ece(data.reliability))
+    return {
+        "says": f"The probability of a label and how often it is there lie {apart} apart on "
+        "average over all images and labels.",
+        "chart": reliability.chart_of_labels(data.reliability),
     }
 
 

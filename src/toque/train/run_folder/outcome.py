@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ class Outcome:
     metrics:        of the task, by name
     table:          of the task's classes, labels or numbers, where the scores do not say it
     intervals:      of the metrics, by name, where the task is not one class for each
+    thresholds:     of several labels, the probability from which each is said to be there
     """
 
     loss: float
@@ -46,6 +47,7 @@ class Outcome:
     metrics: Mapping[str, float]
     table: Table
     intervals: Mapping[str, Interval] = field(default_factory=dict)
+    thresholds: Sequence[float] = ()
 
 
 def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
@@ -57,8 +59,9 @@ def write(path: Path, outcome: Outcome, data_fingerprint: str) -> None:
         "loss": outcome.loss,
         "accuracy": outcome.accuracy,
         "metrics": dict(outcome.metrics),
-        "table": {"columns": outcome.table.columns, "rows": outcome.table.rows},
+        "table": asdict(outcome.table),
         "intervals": {name: one.as_dict() for name, one in outcome.intervals.items()},
+        "thresholds": list(outcome.thresholds),
         "images_seen": outcome.images_seen,
         "seconds": round(outcome.seconds, 3),
         "weights_sha256": outcome.sha256,
@@ -87,6 +90,7 @@ def read(path: Path) -> Outcome | None:
             scores_of(told, found[0]) if told and found else None, tree["metrics"],
             Table(**tree["table"]),
             {name: Interval(**one) for name, one in tree.get("intervals", {}).items()},
+            tree.get("thresholds", ()),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise checks.invalid(

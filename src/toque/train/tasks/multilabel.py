@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +18,18 @@ from toque.augment import Compose
 from toque.data import Splits
 from toque.models.answers import Sigmoid
 from toque.train.metrics import Doubt
+from toque.train.metrics.calibration import Bin, ece, reliability
 from toque.train.metrics.doubts import label_leads
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_labels, resamples_for
 from toque.train.metrics.shown import Metric, Table, percent
+from toque.train.metrics.thresholds import THRESHOLD, Thresholds, thresholds
 from toque.train.tasks.pictures import displayed
 from toque.train.tasks.task import Evaluation, Tally, Task
 
 if TYPE_CHECKING:
     from toque.train.report import Picture
 
-THRESHOLD = 0.5
 _WORST = 24
 
 
@@ -97,7 +99,7 @@ class LabelsEvaluation(Evaluation):
         pictures = []
         for row in np.argsort(-error, kind="stable")[:_WORST].tolist():
             index = int(self.indices[row])
-            said, true = self.probabilities[row] > THRESHOLD, self.targets[row] > 0
+            said, true = self.chosen.said[row], self.targets[row] > 0
             pictures.append(
                 Picture(
                     image=displayed(splits.val.read(index)),
@@ -110,12 +112,33 @@ class LabelsEvaluation(Evaluation):
 
     def table(self, names: Sequence[str]) -> Table:
         return Table(
-            ("label", "images", "average precision", "F1"),
+            ("label", "images", "average precision", "threshold", "precision", "recall", "F1",
+             "calibration error"),
             [
-                (name, str(count), percent(precision), percent(f1))
-                for name, (count, precision, f1) in zip(names, self.per_label(), strict=True)
+                (name, str(one.count), percent(one.average_precision), f"{one.threshold:.3g}",
+                 *map(percent, (one.precision, one.recall, one.f1, one.calibration_error)))
+                for name, one in zip(names, self.per_label(), strict=True)
             ],
-        )
+            "On the validation images. A threshold is the one of the best F1, where one that was "
+            "chosen on half of the images was better than 0.5 on the other half; precision, recall "
+            "and F1 are those of the other halves. toque predict names a label from its threshold "
+            "on.",
+        )  # fmt: skip
+
+    def thresholds(self) -> Sequence[float]:
+        return [float(f"{value:.7g}") for value in self.chosen.values]
+
+    def reliability(self) -> Sequence[Bin]:
+        return reliability(self.probabilities.ravel(), self.targets.ravel() > 0)
+
+    @cached_property
+    def chosen(self) -> Thresholds:
+        """The threshold of each label, and what they say of these images; rows as the arrays."""
+        order = np.argsort(self.indices)
+        found = thresholds(self.probabilities[order], self.targets[order])
+        said = np.empty_like(found.said)
+        said[order] = found.said
+        return Thresholds(found.values, said)
 
     def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
         asked = validation if isinstance(validation, LabelsEvaluation) else self
@@ -135,12 +158,43 @@ class LabelsEvaluation(Evaluation):
             found.append(Doubt(int(self.indices[row]), label, answer, float(leads[row, k])))
         return sorted(found, key=lambda one: -one.lead)
 
-    def per_label(self) -> list[tuple[int, float, float]]:
-        """For each label: how many images have it, its average precision, its F1."""
-        counts = self.targets.sum(0).astype(int).tolist()
-        f1 = f1_scores(self.probabilities, self.targets)[1]
-        precisions = average_precisions(self.probabilities, self.targets)
-        return list(zip(counts, precisions.tolist(), f1.tolist(), strict=True))
+    def per_label(self) -> list[LabelScores]:
+        """What each label's answers are worth."""
+        true, said = self.targets > 0, self.chosen.said
+        both, there, claimed = (true & said).sum(0), true.sum(0), said.sum(0)
+        with np.errstate(invalid="ignore"):
+            precision, recall, f1 = both / claimed, both / there, 2 * both / (there + claimed)
+        average = average_precisions(self.probabilities, self.targets)
+        return [
+            LabelScores(
+                count=int(there[k]),
+                average_precision=float(average[k]),
+                precision=float(precision[k]),
+                recall=float(recall[k]),
+                f1=float(f1[k]),
+                threshold=float(self.chosen.values[k]),
+                calibration_error=ece(reliability(self.probabilities[:, k], true[:, k])),
+            )
+            for k in range(true.shape[1])
+        ]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """What the answers to one label are worth; not a number where nothing tells it.
+
+    count:                 images that have it
+    precision, recall, f1: at its threshold
+    calibration_error:     how far its probability and the share of images that have it lie apart
+    """
+
+    count: int
+    average_precision: float
+    precision: float
+    recall: float
+    f1: float
+    threshold: float
+    calibration_error: float
 
 
 class _Tally(Tally):

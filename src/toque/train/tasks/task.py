@@ -19,6 +19,7 @@ from toque import augment, checks, data, losses
 from toque.data.targets import Task as TaskName
 from toque.train.distributed.world import World
 from toque.train.metrics import Doubt, Interval, Scores
+from toque.train.metrics.calibration import Bin
 from toque.train.metrics.intervals import RESAMPLES, Statistic, bootstrap
 from toque.train.metrics.shown import Metric, Table
 from toque.train.optimisation.optimise import SMALL_IMAGE_PX
@@ -121,6 +122,15 @@ class Evaluation:
             return {}
         found = bootstrap(statistic, len(self), seed, self.resamples())
         return {metric.key: one for metric, one in zip(self.shown, found, strict=True)}
+
+    def thresholds(self) -> Sequence[float]:
+        """From which probability each of several labels is said to be there; nothing elsewhere."""
+        return ()
+
+    def reliability(self) -> Sequence[Bin]:
+        """How often labels are there, for how probable they were said to be, where `scores` does
+        not say it."""
+        return ()
 
     def kept(self) -> dict[str, npt.NDArray[Any]]:
         """What the run keeps, so that the evaluation can be had again: see Task.evaluation_of."""
