@@ -56,7 +56,7 @@ def test_each_label_is_answered_by_itself(labelled, tmp_path, kind):
         assert done.parity.images == 32 and done.parity.accuracy == done.parity.accuracy_before
         assert "for each label" in done.card.read_text()
         model = deploy.load(done.file)
-    whole = load_model(run)
+    whole, thresholds = load_model(run), outcome.read(run).thresholds
     images = [source.read(index) for index in range(4)]
     with torch.inference_mode():
         wanted = whole.model(whole.pipeline(images, key=Key(0, 0, np.arange(4)))).sigmoid().numpy()
@@ -64,7 +64,9 @@ def test_each_label_is_answered_by_itself(labelled, tmp_path, kind):
     np.testing.assert_allclose(found.probabilities, wanted, atol=1e-5)
     for answer, shares in zip(found, wanted, strict=True):
         expected = [
-            name for name, share in zip(("left", "right"), shares, strict=True) if share >= 0.5
+            name
+            for name, share, least in zip(("left", "right"), shares, thresholds, strict=True)
+            if share >= least
         ]
         assert list(answer.labels) == expected
     assert found[0].labels == () and found[3].labels == ("left", "right")  # none and both

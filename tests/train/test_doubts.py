@@ -11,7 +11,16 @@ from PIL import Image
 import toque
 from toque.data import open as open_data
 from toque.train import reporting
-from toque.train.metrics.doubts import label_leads, outlyingness
+from toque.train.metrics.doubts import (
+    FEW_WRONG,
+    FEWEST,
+    Firmness,
+    firmness,
+    in_words,
+    kinds_of,
+    label_leads,
+    outlyingness,
+)
 from toque.train.studies import contradicted
 from toque.train.tasks import (
     LabelsEvaluation,
@@ -43,34 +52,87 @@ def masks_of(ious):
     )  # fmt: skip
 
 
-def test_a_label_is_doubted_as_firmly_as_others_of_validation_images_are_supported():
-    validation = labels_of([[1, 0], [0, 1], [1, 1]], [[0.7, 0.2], [0.1, 0.8], [0.9, 0.6]])
-    # The usual support: a 0.8, not a 0.9, b 0.7, not b 0.8.
+def usual_labels(wrong=1):
+    """100 validation images of two labels: a is answered with 0.9 or 0.2, b with 0.8 or 0.1; of a
+    `wrong` images that have it and as many that do not are answered as if it were otherwise."""
+    targets = np.stack([np.arange(100) < 50, np.arange(100) % 2 == 0], 1)
+    shares = np.where(targets, [0.9, 0.8], [0.2, 0.1])
+    for n in range(wrong):
+        shares[n, 0], shares[99 - n, 0] = 0.2, 0.9
+    return labels_of(targets, shares)
+
+
+def test_labels_are_doubted_one_by_one_as_firmly_as_answers_that_are_hardly_ever_wrong():
+    # The usual support: a 0.886, not a 0.786, b 0.8, not b 0.9; as firm ones are wrong in 1 of 50.
     found = labels_of(
-        [[1, 1], [0, 0], [0, 0], [1, 1]], [[0.05, 0.1], [0.79, 0.75], [0.85, 0.65], [0.2, 0.9]]
+        [[1, 1], [0, 0], [0, 0], [1, 1]], [[0.05, 0.1], [0.85, 0.81], [0.95, 0.5], [0.3, 0.2]]
     )
-    doubts = found.doubts("ab", validation)
-    assert [(one.index, one.label, one.answer) for one in doubts] == [
-        (100, "a (5.0 %)", "not a (95.0 %), and 1 more"),
-        (102, "not a (15.0 %)", "a (85.0 %)"),
-        (101, "not b (25.0 %)", "b (75.0 %)"),
+    doubts = found.doubts("ab", usual_labels())
+    assert [(one.index, one.label, one.answer, one.kind) for one in doubts] == [
+        (100, "a: superfluous", "not there (95.0 %)", "superfluous"),
+        (102, "a: missing", "there (95.0 %)", "missing"),
+        (100, "b: superfluous", "not there (90.0 %)", "superfluous"),
+        (101, "b: missing", "there (81.0 %)", "missing"),
     ]
+    assert kinds_of(doubts) == {"missing": 2, "superfluous": 2}
+    assert in_words(kinds_of(doubts)) == " (labels: 2 missing, 2 superfluous)"
+    assert in_words({}) == "" and found.cannot_tell(usual_labels()) == ""
+
+
+def test_a_model_that_is_often_wrong_doubts_nothing_and_says_so():
+    poor = usual_labels(wrong=5)
+    sure = labels_of([[1, 1], [0, 0]], [[0.0, 0.0], [1.0, 1.0]])
+    assert len(sure.doubts("ab", usual_labels())) == 4
+    # Of the firmest answers, 0.9, 5 of 50 are wrong: fewer than 3 % never are.
+    assert [one.kind for one in sure.doubts("ab", poor)] == ["superfluous"] * 2
+    assert sure.cannot_tell(poor) == (
+        "Which labels are missing it cannot tell: of its 50 firmest answers that a label is there, "
+        "10.0 % are contradicted by validation labels, and 3.0 % may be."
+    )
+    few = labels_of([[1, 0]] * 20, [[0.9, 0.1]] * 20)
+    assert sure.doubts(
+        "ab", few
+    ) == [] and "on fewer than 50 validation labels" in sure.cannot_tell(few)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_firm_is_what_counting_one_by_one_finds(seed, there):
+    draw = np.random.default_rng(seed)
+    shares = np.round(draw.random((150, 3)) ** 0.5, 2 if seed % 2 else 4).astype(np.float32)
+    true = draw.random((150, 3)) < 1 / (1 + np.exp(-9 * (shares - 0.5)))
+    true[:, 2] &= seed > 1  # a label that no image has
+    found = firmness(true.astype(np.float32), shares, there)
+    firm = shares.astype(float) if there else 1 - shares.astype(float)
+    pairs = [(firm[n, k], true[n, k] == there) for n in range(150) for k in range(3)]
+    others = sum(not right for _, right in pairs)
+    fine = []
+    for least in {one for one, _ in pairs if one > 0.5}:
+        rights = [right for one, right in pairs if one >= least]
+        wrong = rights.count(False)
+        if len(rights) >= FEWEST and wrong <= FEW_WRONG * min(len(rights), others):
+            fine.append(least)
+    for k in range(3):
+        of_it = [firm[n, k] for n in range(150) if true[n, k] == there]
+        wanted = max(np.mean(of_it), min(fine)) if of_it and fine else np.inf
+        assert found.least[k] == pytest.approx(wanted)
+    assert fine or found.asked == FEWEST
 
 
 def test_leads_are_those_of_counting_one_by_one():
     draw = np.random.default_rng(0)
     targets = (draw.random((60, 3)) < [0.5, 0.2, 0.0]).astype(np.float32)
     shares = draw.random((60, 3)).astype(np.float32)
-    leads = label_leads(targets, shares, (targets, shares))
+    there, not_there = Firmness(np.array([0.6, 0.7, np.inf])), Firmness(np.array([0.8, 0.55, 0.9]))
+    leads = label_leads(targets, shares, there, not_there)
     for n in range(60):
         for k in range(3):
             said = shares[n, k] > 0.5
             answer = shares[n, k] if said else 1 - shares[n, k]
-            of_it = [shares[m, k] if said else 1 - shares[m, k]
-                     for m in range(60) if (targets[m, k] > 0) == said]  # fmt: skip
-            doubted = said != (targets[n, k] > 0) and of_it and answer >= np.mean(of_it)
+            firm = answer >= (there if said else not_there).least[k]
+            doubted = said != (targets[n, k] > 0) and firm
             assert leads[n, k] == pytest.approx(2 * answer - 1 if doubted else 0, abs=1e-6)
-    assert (leads > 0).any() and not leads[:, 2].any()  # a label that no image has
+    assert (leads > 0).any() and not leads[:, 2].any()
 
 
 def test_a_number_far_off_is_doubted_by_the_usual_miss_of_validation_images():

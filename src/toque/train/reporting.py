@@ -18,6 +18,7 @@ from toque.train import run as settings_of
 from toque.train.logs import clock
 from toque.train.logs.log import Row, read_rows
 from toque.train.metrics import Answers, Doubt
+from toque.train.metrics.doubts import in_words, kinds_of
 from toque.train.metrics.shown import Table
 from toque.train.next_steps import next_steps
 from toque.train.run import Run
@@ -175,11 +176,17 @@ def _shown(
         parts |= _looked_at(task, splits.val, pipeline, answers)
     doubts = _doubts(answers, evaluation, splits.classes)
     parts["doubtful"] = _named(splits.val, doubts)
+    parts["doubted_kinds"] = in_words(kinds_of(doubts))
+    if evaluation is not None:
+        parts["cannot_tell"] = evaluation.cannot_tell()
+        if answers is None:
+            parts["suspects"] = _pictures(task, splits.val, pipeline, doubts[:_SUSPECTS])
     if learnt is not None:
         parts["learnt"] = Learnt(
             kind.doubted_learnt, learnt.images, learnt.number,
             _named(splits.train, learnt.doubts),
             _pictures(task, splits.train, pipeline, learnt.doubts[:_MISTAKES]),
+            in_words(learnt.kinds), learnt.cannot_tell,
         )  # fmt: skip
     return parts
 

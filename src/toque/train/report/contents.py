@@ -67,11 +67,13 @@ class Doubtful:
 class Learnt:
     """The training images whose targets the kept weights contradict.
 
-    says:     what is wrong with them, as in "whose label the model contradicts"
-    images:   how many were looked at
-    number:   how many are in doubt
-    doubtful: the firmest of them
-    pictures: of some of these
+    says:        what is wrong with them, as in "whose label the model contradicts"
+    images:      how many were looked at
+    number:      how many are in doubt
+    doubtful:    the firmest of them
+    pictures:    of some of these
+    kinds:       how many doubts are of which kind, in words; "" where there are none
+    cannot_tell: what could not be doubted, and why
     """
 
     says: str
@@ -79,6 +81,8 @@ class Learnt:
     number: int
     doubtful: Sequence[Doubtful]
     pictures: Sequence[Picture] = ()
+    kinds: str = ""
+    cannot_tell: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,8 @@ class ReportData:
              reliability: how often labels are there, for how probable they were said to be
              doubtful: images whose targets the answers contradict, the firmest first
              doubted: what is wrong with them, as in "whose label the model contradicts"
+             doubted_kinds: how many doubts are of which kind, in words
+             cannot_tell: which targets could not be doubted, and why
              suspects: pictures of some of them
              learnt: the same of training images, where those were looked at
              mistakes: pictures in a wrong class, the most confident first
@@ -138,6 +144,8 @@ class ReportData:
     suspects: Sequence[Picture] = ()
     doubtful: Sequence[Doubtful] = ()
     doubted: str = ""
+    doubted_kinds: str = ""
+    cannot_tell: str = ""
     learnt: Learnt | None = None
     answered: Sequence[Chart] = ()
     reliability: Sequence[Bin] = ()

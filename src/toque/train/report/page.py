@@ -128,6 +128,12 @@ def _context(data: ReportData) -> dict[str, Any]:
         "answered": list(data.answered),
         "doubtful": list(data.doubtful[:_MOST_ROWS]),
         "doubted": data.doubted,
+        "doubted_kinds": data.doubted_kinds,
+        "cannot_tell": data.cannot_tell,
+        # Of an image with several labels each may be in doubt.
+        "in_doubt": len(
+            {one.name for one in data.doubtful} if data.doubted_kinds else data.doubtful
+        ),
         "learnt": data.learnt,
         "unlearnt": _pictures(data.learnt.pictures) if data.learnt is not None else [],
         "unlearnt_doubtful": (

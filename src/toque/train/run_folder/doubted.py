@@ -6,7 +6,8 @@ Asked for by toque check --run, shown by toque report.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from toque import checks, durable
@@ -20,14 +21,18 @@ _MOST = 2000
 class Doubted:
     """The doubts about training images.
 
-    images: how many were looked at
-    number: how many are in doubt
-    doubts: the firmest of them
+    images:      how many were looked at
+    number:      how many are in doubt
+    doubts:      the firmest; of an image that may have several labels, one for each
+    kinds:       how many doubts there are of each kind
+    cannot_tell: what could not be doubted, and why
     """
 
     images: int
     number: int
     doubts: tuple[Doubt, ...]
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    cannot_tell: str = ""
 
 
 def write(path: Path, found: Doubted, data_fingerprint: str) -> None:
@@ -36,6 +41,8 @@ def write(path: Path, found: Doubted, data_fingerprint: str) -> None:
         "data_fingerprint": data_fingerprint,
         "images": found.images,
         "number": found.number,
+        "kinds": dict(found.kinds),
+        "cannot_tell": found.cannot_tell,
         "doubts": [asdict(one) for one in found.doubts[:_MOST]],
     }
     durable.write(path / FILE, json.dumps(tree, ensure_ascii=False) + "\n")
@@ -54,7 +61,10 @@ def read(path: Path, data_fingerprint: str) -> Doubted | None:
         if tree["data_fingerprint"] != data_fingerprint:
             return None
         doubts = tuple(Doubt(**one) for one in tree["doubts"])
-        return Doubted(int(tree["images"]), int(tree["number"]), doubts)
+        return Doubted(
+            int(tree["images"]), int(tree["number"]), doubts, tree.get("kinds", {}),
+            tree.get("cannot_tell", ""),
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise checks.invalid(
             "report", str(file), "the doubts of a run", f"an error ({error!r})",

@@ -12,6 +12,7 @@ from toque.data import Finding, Item
 from toque.data.progress import Show
 from toque.train import restore
 from toque.train.metrics import Doubt
+from toque.train.metrics.doubts import in_words, kinds_of
 from toque.train.restore import Trained
 from toque.train.studies import learnt
 
@@ -40,20 +41,24 @@ def contradicted(path: str | Path, *, show: Show = "auto") -> list[Contradicted]
     validation = restore.answers(trained, validation_images)
     of_validation = validation.doubts(validation_images.classes)
     of_training = learnt.doubts(Path(path), trained, train_images, validation, show=show)
+    in_doubt = len({one.index for one in of_validation})
+    cannot_tell = validation.cannot_tell()
     findings = [
         _finding(
             f"validation of {path}", validation_images, trained, of_validation,
-            f"Validation images of {path} {trained.task.doubted}: {len(of_validation)} of "
-            f"{len(validation)}. {_how_to_look(len(of_validation), len(validation))}.",
+            f"Validation images of {path} {trained.task.doubted}: {in_doubt} of "
+            f"{len(validation)}{in_words(kinds_of(of_validation))}. "
+            f"{_how_to_look(in_doubt, len(validation))}. {cannot_tell}".strip(),
         ),
         _finding(
             f"training of {path}", train_images, trained, of_training.doubts,
             f"Training images of {path} {trained.task.doubted_learnt}: {of_training.number} of "
-            f"{of_training.images}. {_how_to_look(of_training.number, of_training.images)}; wrong "
-            "ones that were learnt by heart do not show.",
+            f"{of_training.images}{in_words(of_training.kinds)}. "
+            f"{_how_to_look(of_training.number, of_training.images)}; wrong ones that were learnt "
+            f"by heart do not show. {cannot_tell}".strip(),
         ),
     ]  # fmt: skip
-    return [one for one in findings if one[0].groups]
+    return [one for one in findings if one[0].groups or cannot_tell]
 
 
 def _how_to_look(doubted: int, images: int) -> str:

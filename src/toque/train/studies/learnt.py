@@ -12,6 +12,7 @@ from toque.data.progress import Show, shown
 from toque.train import prepare, restore
 from toque.train.measure import Evaluation
 from toque.train.metrics import Doubt
+from toque.train.metrics.doubts import kinds_of
 from toque.train.restore import Trained, own_splits
 from toque.train.run_folder import doubted
 from toque.train.run_folder.doubted import Doubted
@@ -54,6 +55,9 @@ def doubts(
         ]
     found.sort(key=lambda one: -one.lead)
     _, recorded = read_run(path)
-    all_of_them = Doubted(len(source), len(found), tuple(found))
+    all_of_them = Doubted(
+        len(source), len({one.index for one in found}), tuple(found), kinds_of(found),
+        validation.cannot_tell(),
+    )  # fmt: skip
     doubted.write(path, all_of_them, str(recorded["data_fingerprint"]))
     return all_of_them

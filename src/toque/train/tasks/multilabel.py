@@ -19,7 +19,7 @@ from toque.data import Splits
 from toque.models.answers import Sigmoid
 from toque.train.metrics import Doubt
 from toque.train.metrics.calibration import Bin, ece, reliability
-from toque.train.metrics.doubts import label_leads
+from toque.train.metrics.doubts import FEW_WRONG, FEWEST, Firmness, firmness, label_leads
 from toque.train.metrics.intervals import Statistic
 from toque.train.metrics.resampled import of_labels, resamples_for
 from toque.train.metrics.shown import Metric, Table, percent
@@ -43,8 +43,13 @@ class Multilabel(Task):
         Metric("f1_macro", "F1 (macro)"),
     )
     loss_name = "BCEWithLogitsLoss"
-    doubted = "with or without a label that the model contradicts as firmly as it supports others"
-    doubted_learnt = f"{doubted} of validation images, although it learnt from it"
+    doubted = (
+        "with or without a label that the model contradicts as firmly as it is right on others"
+    )
+    doubted_learnt = (
+        "with or without a label that the model contradicts as firmly as it is right on validation "
+        "images, although it learnt from it"
+    )
 
     @staticmethod
     def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
@@ -141,22 +146,51 @@ class LabelsEvaluation(Evaluation):
         return Thresholds(found.values, said)
 
     def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
-        asked = validation if isinstance(validation, LabelsEvaluation) else self
-        usual = (asked.targets, asked.probabilities)
-        leads = label_leads(self.targets, self.probabilities, usual)
+        """Each label of each image that a firm answer contradicts, by itself."""
+        there, not_there = self._firmness(validation)
+        leads = label_leads(self.targets, self.probabilities, there, not_there)
         found = []
-        for row in np.flatnonzero(leads.any(1)).tolist():
-            k = int(leads[row].argmax())
-            has, share = bool(self.targets[row, k]), float(self.probabilities[row, k])
-            there, missing = (
-                f"{names[k]} ({percent(share)})",
-                f"not {names[k]} ({percent(1 - share)})",
-            )
-            label, answer = (there, missing) if has else (missing, there)
-            if more := int((leads[row] > 0).sum()) - 1:
-                answer += f", and {more} more"
-            found.append(Doubt(int(self.indices[row]), label, answer, float(leads[row, k])))
+        for row, k in np.argwhere(leads > 0).tolist():
+            share = float(self.probabilities[row, k])
+            superfluous = bool(self.targets[row, k])
+            kind, answer = ("superfluous", "not there") if superfluous else ("missing", "there")
+            sure = percent(1 - share if superfluous else share)
+            found.append(
+                Doubt(
+                    int(self.indices[row]), f"{names[k]}: {kind}", f"{answer} ({sure})",
+                    float(leads[row, k]), kind,
+                )
+            )  # fmt: skip
         return sorted(found, key=lambda one: -one.lead)
+
+    def cannot_tell(self, validation: Evaluation | None = None) -> str:
+        pairs = zip(("missing", "superfluous"), self._firmness(validation), strict=True)
+        said = []
+        for kind, one in pairs:
+            if np.isfinite(one.least).any():
+                continue
+            what = "there" if kind == "missing" else "not there"
+            said.append(
+                f"Which labels are {kind} it cannot tell: of its {one.asked} firmest answers that "
+                f"a label is {what}, {percent(one.wrong)} are contradicted by validation labels, "
+                f"and {percent(FEW_WRONG)} may be."
+                if one.asked
+                else f"Which labels are {kind} it cannot tell: it answers on fewer than {FEWEST} "
+                f"validation labels that they are {what}."
+            )
+        return " ".join(said)
+
+    def _firmness(self, validation: Evaluation | None) -> tuple[Firmness, Firmness]:
+        """Of the answers that a label is there, and that it is not."""
+        asked = validation if isinstance(validation, LabelsEvaluation) else self
+        return asked._firm
+
+    @cached_property
+    def _firm(self) -> tuple[Firmness, Firmness]:
+        there, not_there = (
+            firmness(self.targets, self.probabilities, answer) for answer in (True, False)
+        )
+        return there, not_there
 
     def per_label(self) -> list[LabelScores]:
         """What each label's answers are worth."""

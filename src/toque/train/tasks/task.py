@@ -91,6 +91,10 @@ class Evaluation:
         """
         return []
 
+    def cannot_tell(self, validation: Evaluation | None = None) -> str:
+        """Which targets `doubts` cannot doubt, and why; "" where it can all."""
+        return ""
+
     def as_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain values, as `toque evaluate --json` prints them."""
         return {
