@@ -27,7 +27,6 @@ from toque.models import (
     conv_norm,
     shapes,
 )
-from toque.models.blocks import linear_drops
 from toque.models.resnet import basic_block
 from toque.models.shapes import BranchMismatch
 
@@ -89,7 +88,6 @@ def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
     assert torch.equal(y[:, 0], y[:, 1])
     assert abs(y.mean() - 1) < 4 * (0.25 / 0.75 / 20_000) ** 0.5
     assert part.eval()(x) is x
-    assert linear_drops(0.2, [1, 2]) == [[0.0], [0.1, 0.2]]
 
 
 @pytest.mark.parametrize(

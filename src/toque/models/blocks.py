@@ -6,7 +6,7 @@ Shape letters: B batch, C channels, H W height and width.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -211,13 +211,3 @@ def _shortcut(body: nn.Module) -> nn.Module:
             made, "Pad its convolutions by kernel_size // 2, or give a shortcut of your own.",
         )  # fmt: skip
     return conv_norm(channels, made[1], 1, shapes.PROBE_PX // made[2])
-
-
-def linear_drops(highest: float, depths: Sequence[int]) -> list[list[float]]:
-    """Drop probabilities that rise linearly from 0 to `highest` over all blocks of the stages.
-
-    Source: Huang 2016, arXiv:1603.09382, eq. 4
-    """
-    last = max(sum(depths) - 1, 1)
-    rates = iter(range(sum(depths)))
-    return [[highest * next(rates) / last for _ in range(depth)] for depth in depths]
