@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import threading
 
 import numpy as np
 import uvicorn
+from PIL import Image
 
 from tests.waiting import PATIENCE_S, until
 from toque.deploy.predictor import Predictor
-from toque.deploy.serving import server as serving
+from toque.deploy.serving import connections
 from toque.deploy.serving.app import create_app
 from toque.deploy.serving.limits import Limits
+
+
+def encoded(value=128, size=(9, 7), kind="PNG", **options):
+    """A picture of one gray, as a file."""
+    file = io.BytesIO()
+    Image.new("RGB", size, (value,) * 3).save(file, kind, **options)
+    return file.getvalue()
 
 
 class Server:
@@ -34,7 +43,7 @@ class Server:
             return (
                 response.status,
                 response.headers,
-                json.loads(content) if "json" in kind else content,
+                json.loads(content) if content and "json" in kind else content,
             )
 
 
@@ -42,11 +51,11 @@ class Server:
 def running(source, limits=None, **settings):
     """A server on a free port, ended at the end of the block; its times suit a busy machine."""
     limits, log = limits or Limits(body_s=PATIENCE_S, answer_s=PATIENCE_S), []
-    listening = serving._listen("127.0.0.1", 0)
+    listening = connections.listen("127.0.0.1", 0)
     app = create_app(source, limits=limits, log=log.append, **settings)
     config = uvicorn.Config(
-        app, http=serving._protocol(limits), ws="none", access_log=False, log_level="error",
-        h11_max_incomplete_event_size=serving._HEADER_BYTES,
+        app, http=connections.protocol(limits), ws="none", access_log=False, log_level="error",
+        h11_max_incomplete_event_size=connections.HEADER_BYTES,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -14,6 +14,7 @@ from PIL import Image
 
 import toque
 from tests.deploy.serving import running
+from tests.deploy.without_toque import asked
 from toque import deploy
 from toque.deploy.outputs import Masks, Numbers, class_of_each_pixel
 from toque.deploy.parity import EXACT, Tolerance
@@ -133,6 +134,15 @@ def test_a_file_gives_masks_to_those_without_toque(masks, squares, tmp_path):
     assert found.dtype == np.uint8 and found.shape == (2, 31, 77) and logits.shape[:2] == (2, 2)
     wanted = mask_of(outputs_of(masks, [image])[0], image)
     assert (found[0] != wanted).mean() < 1e-3 and (found[0] == found[1]).all()
+    # By the guide's example, of a picture that a camera held on its side.
+    turned = Image.fromarray(image[..., 0]).transpose(Image.Transpose.ROTATE_90)
+    turned.save(
+        tmp_path / "one.png",
+        exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0",
+    )
+    (answer,) = deploy.load(file).answers([tmp_path / "one.png"])
+    np.testing.assert_array_equal(asked(file, tmp_path / "one.png"), answer.mask)
+    assert answer.mask.shape == (31, 77) and (answer.mask == found[0]).all()
 
 
 @pytest.mark.parametrize("kind", ["onnx", "pt2", "safetensors", "run"])
@@ -150,6 +160,10 @@ def test_numbers_in_their_own_units(numbers, squares, tmp_path, kind):
     for answer, row in zip(model.answers(images), wanted, strict=True):
         assert list(answer.numbers) == ["area", "share"]
         np.testing.assert_allclose(list(answer.numbers.values()), row, rtol=1e-4, atol=1e-4)
+    if kind == "onnx":
+        Image.fromarray(images[0][..., 0]).save(tmp_path / "one.png")
+        said = asked(source, tmp_path / "one.png")
+        assert said == pytest.approx(dict(zip(("area", "share"), wanted[0], strict=True)), rel=1e-4)
 
 
 def test_numbers_on_the_command_line(numbers, squares, toque, tmp_path):

@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.deploy.serving import Model, Server, running
+from tests.deploy.serving import Model, Server, encoded, running
 from tests.waiting import PATIENCE_S, until
 from toque import deploy
 from toque.deploy.explain import overlay
@@ -34,12 +34,6 @@ from toque.deploy.serving import limits as bounds
 from toque.deploy.serving.access import write_problems
 from toque.deploy.serving.batching import Batcher, Full
 from toque.deploy.serving.limits import Limits, Refused
-
-
-def encoded(value=128, size=(9, 7), kind="PNG", **options):
-    file = io.BytesIO()
-    Image.new("RGB", size, (value,) * 3).save(file, kind, **options)
-    return file.getvalue()
 
 
 def until_waiting(server, count):
@@ -157,15 +151,19 @@ def test_the_log_is_one_json_object_a_request(server):
     rows = [json.loads(json.dumps(row)) for row in server.log]
     assert [row["status"] for row in rows] == [200, 404]
     assert rows[0]["path"] == "/predict" and rows[0]["milliseconds"] > 0
-    assert "request_id" not in rows[0]
 
 
-def test_a_request_is_found_in_the_log_by_the_name_a_proxy_gave_it(server):
+def test_a_request_is_found_in_the_log_by_its_name(server):
+    """By the one a proxy gave it, or by one of our own, which no other request has."""
     _, headers, _ = server.ask(encoded(), headers={"X-Request-ID": "7f3a-01"})
     assert headers["x-request-id"] == "7f3a-01" == server.log[-1]["request_id"]
-    for odd in ("two words", "x" * 129, "", 'a"b'):
-        _, headers, _ = server.ask(encoded(), headers={"X-Request-ID": odd})
-        assert "x-request-id" not in headers and "request_id" not in server.log[-1]
+    own = set()
+    for odd in ("two words", "x" * 129, "", 'a"b', None):
+        given = {} if odd is None else {"X-Request-ID": odd}
+        status, headers, _ = server.ask(b"no picture", headers=given)
+        assert status == 415 and headers["x-request-id"] == server.log[-1]["request_id"] != odd
+        own.add(headers["x-request-id"])
+    assert len(own) == 5 and all(re.fullmatch("[0-9a-f]{16}", name) for name in own)
 
 
 def test_the_log_of_problems_alone(capsys):

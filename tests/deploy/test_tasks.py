@@ -10,6 +10,7 @@ from PIL import Image
 
 import toque
 from tests.deploy.serving import running
+from tests.deploy.without_toque import asked
 from toque import data, deploy
 from toque.data.packed import pack
 from toque.deploy.parity.shares import _lead
@@ -70,6 +71,10 @@ def test_each_label_is_answered_by_itself(labelled, tmp_path, kind):
         ]
         assert list(answer.labels) == expected
     assert found[0].labels == () and found[3].labels == ("left", "right")  # none and both
+    if kind == "onnx":
+        for index in (0, 3):
+            (tmp_path / "one.png").write_bytes(png(source, index))
+            assert asked(done.file, tmp_path / "one.png") == list(found[index].labels)
 
 
 def test_labels_in_the_command_and_over_http(labelled, toque, tmp_path):

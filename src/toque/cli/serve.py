@@ -15,6 +15,7 @@ def serve(
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="0.0.0.0: every network.")
     ] = "127.0.0.1",
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Processes that answer.")] = 1,
     device: Annotated[
         str, typer.Option(metavar="NAME", help="cpu or cuda, for a run folder.")
     ] = "cpu",
@@ -35,7 +36,7 @@ def serve(
         int, typer.Option(min=1, metavar="N", help="Images asked about at once.")
     ] = 16,
     max_delay_ms: Annotated[
-        float, typer.Option(min=0, metavar="MS", help="How long a batch waits.")
+        float, typer.Option(min=0, metavar="MS", help="How long a batch waits.", hidden=True)
     ] = 2.0,
     max_waiting: Annotated[
         int, typer.Option(min=1, metavar="N", help="Waiting images; above, 503.", hidden=True)
@@ -47,15 +48,19 @@ def serve(
         float, typer.Option(min=0.001, metavar="MP", help="Of one image.")
     ] = 25.0,
     max_seconds: Annotated[
-        float, typer.Option(min=0.001, metavar="S", help="For an answer; above, 503.")
+        float, typer.Option(min=0.001, metavar="S", help="For an answer; above, 503.", hidden=True)
     ] = 30.0,
+    linger: Annotated[
+        float,
+        typer.Option(min=0, metavar="S", help="Listen on, not ready, after SIGTERM."),
+    ] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log no request that went well.")] = False,
 ) -> None:
     """Answer over HTTP: a page, POST /predict; a newer model is loaded by itself.
 
     Example: toque serve runs/flowers --port 8000
     """
-    # --max-waiting is in the guide alone: the help page must fit a screen.
+    # What is hidden is in the guide alone: the help page must fit a screen.
     from toque.deploy.serving.limits import Limits
     from toque.deploy.serving.server import serve as listen
 
@@ -68,6 +73,7 @@ def serve(
         answer_s=max_seconds,
     )
     listen(
-        model, host=host, port=port, device=device, trust=trust, calibrate=calibrated,
-        explain=not no_explain, token=token, limits=limits, quiet=quiet,
+        model, host=host, port=port, workers=workers, device=device, trust=trust,
+        calibrate=calibrated, explain=not no_explain, token=token, limits=limits, quiet=quiet,
+        linger_s=linger,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import contextlib
 import hmac
 import json
 import re
+import secrets
 import sys
 import time
 import traceback
@@ -20,6 +21,8 @@ from toque.deploy.serving.metrics import Metrics
 
 # Open to everyone also where a token is asked for: the page asks for it, a balancer cannot.
 _OPEN = frozenset({"/", "/page.js", "/page.css", "/health", "/ready"})
+# Answered however many connections are open: whether it lives, and why it is slow.
+_ALWAYS = frozenset({"/health", "/metrics"})
 _SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -37,7 +40,9 @@ Log = Callable[[dict[str, Any]], None]
 def write_log(row: dict[str, Any]) -> None:
     """One line of JSON on standard error; nobody goes without an answer for a log that is full."""
     with contextlib.suppress(OSError):
-        print(json.dumps(row, ensure_ascii=True), file=sys.stderr, flush=True)
+        # At once, with its end: the lines of several processes do not mix.
+        sys.stderr.write(json.dumps(row, ensure_ascii=True) + "\n")
+        sys.stderr.flush()
 
 
 def write_problems(row: dict[str, Any]) -> None:
@@ -47,7 +52,10 @@ def write_problems(row: dict[str, Any]) -> None:
 
 
 class Access:
-    """An application behind a token, whose answers are counted and logged.
+    """An application behind a token, whose answers are named, counted and logged.
+
+    A request is known by the X-Request-ID that a proxy gave it, or by one of our own, in the answer
+    and in the log. HEAD is answered as GET, without the body: balancers ask so whether we live.
 
     Written as plain ASGI: Starlette's wrapper for functions costs a third of the event loop's time
     for each request.
@@ -56,19 +64,35 @@ class Access:
           metrics: told of each answer
           log: called with one row for each answer, before its first byte leaves
           token: what a client must send, if given
+          ending: whether the server is about to end; clients are then told to connect anew
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, log: Log, token: str | None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        log: Log,
+        token: str | None,
+        ending: Callable[[], bool],
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._log = log
         self._token = token
+        self._ending = ending
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         start = time.perf_counter()
         asked = Headers(scope=scope)
+        name = asked.get("x-request-id", "")
+        if not _REQUEST_ID.fullmatch(name):
+            name = secrets.token_hex(8)
+        method = scope["method"]
+        if method == "HEAD":  # what runs this leaves the body out
+            scope = {**scope, "method": "GET"}
         started, problem = False, ""
 
         async def answer(message: Message) -> None:
@@ -77,11 +101,20 @@ class Access:
                 started = True
                 headers = MutableHeaders(scope=message)
                 headers.update(_SAFE)
-                row = self._row(scope, message["status"], time.perf_counter() - start)
-                # A proxy's name for the request, to find it again in the logs of both.
-                given = asked.get("x-request-id", "")
-                if _REQUEST_ID.fullmatch(given):
-                    headers["X-Request-ID"] = row["request_id"] = given
+                headers["X-Request-ID"] = name
+                if self._ending():
+                    headers["Connection"] = "close"
+                route = getattr(scope.get("route"), "path", "other")
+                seconds, status = time.perf_counter() - start, message["status"]
+                self._metrics.answered(route, status, seconds)
+                row = {
+                    "time": time.time(),
+                    "request_id": name,
+                    "method": method,
+                    "path": scope["path"][:200],
+                    "status": status,
+                    "milliseconds": round(1000 * seconds, 2),
+                }
                 self._log(row | {"error": problem} if problem else row)
             await send(message)
 
@@ -89,6 +122,11 @@ class Access:
             return await JSONResponse(
                 {"detail": "A token must be sent as: Authorization: Bearer TOKEN."}, 401,
                 {"WWW-Authenticate": "Bearer", "Connection": "close"},  # its body is not read
+            )(scope, receive, answer)  # fmt: skip
+        if scope["path"] not in _ALWAYS and _crowded(scope):
+            return await JSONResponse(
+                {"detail": "Too many connections are open; try again in a second."}, 503,
+                {"Retry-After": "1", "Connection": "close"},
             )(scope, receive, answer)  # fmt: skip
         try:
             await self._app(scope, receive, answer)
@@ -99,17 +137,6 @@ class Access:
             failed = JSONResponse({"detail": "The server failed; its log says why."}, 500)
             await failed(scope, receive, answer)
 
-    def _row(self, scope: Scope, status: int, seconds: float) -> dict[str, Any]:
-        route = getattr(scope.get("route"), "path", "other")
-        self._metrics.answered(route, status, seconds)
-        return {
-            "time": time.time(),
-            "method": scope["method"],
-            "path": scope["path"][:200],
-            "status": status,
-            "milliseconds": round(1000 * seconds, 2),
-        }
-
     def _may(self, path: str, headers: Headers) -> bool:
         if self._token is None or path in _OPEN:
             return True
@@ -117,3 +144,9 @@ class Access:
         # Compared in constant time: how long it takes tells nothing of the token.
         same = hmac.compare_digest(sent.strip().encode(), self._token.encode())
         return scheme.lower() == "bearer" and same
+
+
+def _crowded(scope: Scope) -> bool:
+    """Whether more connections are open than are answered, where what runs this counts them."""
+    crowded = scope.get("state", {}).get("crowded")
+    return crowded is not None and bool(crowded())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,10 +14,15 @@ from fastapi.responses import JSONResponse
 
 from toque.deploy.serving.access import Access, Log, write_log
 from toque.deploy.serving.limits import Limits, Refused
+from toque.deploy.serving.metrics import Families, exposition
 from toque.deploy.serving.openapi import MISTAKES, UPLOAD, Mistake, Model
+from toque.deploy.serving.questions import Question, endpoint
 from toque.deploy.serving.replies import Reply, model_of
 from toque.deploy.serving.service import Service
 from toque.version import VERSION
+
+Everyones = Callable[[Families], Awaitable[Mapping[str, Families]]]
+"""What this process counts -> what all of them do, by the label of each."""
 
 _PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
          "/page.css": ("page.css", "text/css")}  # fmt: skip
@@ -34,6 +39,7 @@ def create_app(
     token: str | None = None,
     log: Log = write_log,
     look_every_s: float = 2.0,
+    everyones: Everyones | None = None,
 ) -> FastAPI:
     """The server of a run folder or exported file, as an ASGI application.
 
@@ -44,6 +50,7 @@ def create_app(
              token: if given, what every client must send as `Authorization: Bearer TOKEN`
              log: called with each line of the log
              look_every_s: seconds between two looks for a newer model
+             everyones: of several processes, gives what all of them count, for /metrics
     Raises:  as `toque.deploy.load`
     Example: >>> uvicorn.run(create_app("runs/flowers"))
     """
@@ -62,20 +69,23 @@ def create_app(
         title="toque", version=VERSION, lifespan=lifespan, docs_url=None, redoc_url=None,
         servers=[{"url": "."}],  # beside the description, wherever a proxy has put it
     )  # fmt: skip
-    app.add_middleware(Access, metrics=service.metrics, log=log, token=token)
+    app.state.service = service
+    app.add_middleware(
+        Access, metrics=service.metrics, log=log, token=token, ending=lambda: service.ending
+    )
     app.exception_handler(Refused)(_refused)
     app.exception_handler(RequestValidationError)(_misunderstood)
 
-    @app.post(
-        "/predict", response_model=model_of(service.predictor.task),
+    task = service.predictor.task
+
+    async def predict(request: Request, question: Question) -> Reply:
+        return await service.answer(request, question)
+
+    app.add_api_route(
+        "/predict", endpoint(task, predict), methods=["POST"], response_model=model_of(task),
         response_model_exclude_none=True, responses=MISTAKES, openapi_extra=UPLOAD,
+        summary="What the model says of the image in the body.", operation_id="predict",
     )  # fmt: skip
-    async def predict(
-        request: Request,
-        top: Annotated[int | None, Query(ge=1, le=100_000, description="how many classes")] = None,
-    ) -> Reply:
-        """What the model says of the image in the body."""
-        return await service.answer(request, top)
 
     @app.post(
         "/explain",
@@ -112,15 +122,17 @@ def create_app(
 
     @app.get("/ready", responses={503: MISTAKES[503]})
     async def ready() -> dict[str, str]:
-        """Whether a request sent now would be taken."""
-        service.require_room()
+        """Whether requests should be sent here: not while it is full, nor when it is ending."""
+        service.require_ready()
         return {"status": "ready"}
 
     @app.get("/metrics", response_class=Response, responses={401: MISTAKES[401]})
     async def measured() -> Response:
         """Counts and times for Prometheus."""
         kind = "text/plain; version=0.0.4; charset=utf-8"
-        return Response(service.measured(), media_type=kind)
+        own = service.measured()
+        found = {"": own} if everyones is None else await everyones(own)
+        return Response(exposition(found), media_type=kind)
 
     for path, (name, kind) in _PAGE.items():
         content = resources.files(__package__).joinpath(name).read_bytes()
@@ -140,7 +152,9 @@ async def _misunderstood(_: Request, error: RequestValidationError) -> JSONRespo
     # One shape for every mistake: FastAPI's own is a list.
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"][1:])
-    return JSONResponse({"detail": f"{name}: {first['msg']}."}, 422)
+    unknown = first["type"] == "extra_forbidden"
+    said = "it is not asked for here; /openapi.json tells what is" if unknown else first["msg"]
+    return JSONResponse({"detail": f"{name[:100]}: {said}."}, 422)
 
 
 def _file(content: bytes, kind: str) -> Callable[[], Any]:

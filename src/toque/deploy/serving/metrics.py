@@ -1,4 +1,7 @@
-"""Counts and times in the text format of Prometheus.
+"""Counts and times in the text format of Prometheus, of one process or of several.
+
+Several are not summed but labelled: a process that is started again begins at 0, which Prometheus
+understands of each series by itself, and which in a sum would look like answers taken back.
 
 Source: prometheus.io/docs/instrumenting/exposition_formats, text format 0.0.4
 """
@@ -8,9 +11,16 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections import Counter
+from collections.abc import Mapping
 
 _TIMES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _BATCHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+Sample = tuple[str, str, str]
+"""What follows the name of its family, its labels as they are written, and its number."""
+
+Families = dict[str, tuple[str, list[Sample]]]
+"""The kind and the samples of each family, by its name; plain values, as JSON has them."""
 
 
 class Histogram:
@@ -26,18 +36,18 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def lines(self, name: str) -> list[str]:
-        """The samples; buckets are cumulative."""
-        total, lines = 0, []
+    def samples(self) -> list[Sample]:
+        """Its samples; buckets are cumulative."""
+        total, samples = 0, []
         for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
             total += count
             label = "+Inf" if bound == float("inf") else f"{bound:g}"
-            lines.append(f'{name}_bucket{{le="{label}"}} {total}')
-        return [*lines, f"{name}_sum {self._sum:.9g}", f"{name}_count {total}"]
+            samples.append(("_bucket", f'le="{label}"', str(total)))
+        return [*samples, ("_sum", "", f"{self._sum:.9g}"), ("_count", "", str(total))]
 
 
 class Metrics:
-    """What the server counts; safe to call from several threads."""
+    """What a process counts; safe to call from several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -65,24 +75,38 @@ class Metrics:
         with self._lock:
             self._reloads[result] += 1
 
-    def text(self, waiting: int) -> str:
-        """All of it, as GET /metrics answers."""
+    def families(self, waiting: int) -> Families:
+        """All that was counted."""
         with self._lock:
-            lines = ["# TYPE toque_responses_total counter"]
-            lines += [
-                f'toque_responses_total{{route="{route}",status="{status}"}} {count}'
+            responses: list[Sample] = [
+                ("", f'route="{route}",status="{status}"', str(count))
                 for (route, status), count in sorted(self._responses.items())
             ]
-            lines.append("# TYPE toque_reloads_total counter")
-            lines += [
-                f'toque_reloads_total{{result="{result}"}} {self._reloads[result]}'
+            reloads: list[Sample] = [
+                ("", f'result="{result}"', str(self._reloads[result]))
                 for result in ("done", "failed")
             ]
-            lines += ["# TYPE toque_waiting_images gauge", f"toque_waiting_images {waiting}"]
-            for name, histogram in (
-                ("toque_predict_seconds", self._seconds),
-                ("toque_batch_images", self._batches),
-                ("toque_model_seconds", self._model_seconds),
-            ):
-                lines += [f"# TYPE {name} histogram", *histogram.lines(name)]
-        return "\n".join(lines) + "\n"
+            return {
+                "toque_responses_total": ("counter", responses),
+                "toque_reloads_total": ("counter", reloads),
+                "toque_waiting_images": ("gauge", [("", "", str(waiting))]),
+                "toque_predict_seconds": ("histogram", self._seconds.samples()),
+                "toque_batch_images": ("histogram", self._batches.samples()),
+                "toque_model_seconds": ("histogram", self._model_seconds.samples()),
+            }
+
+
+def exposition(found: Mapping[str, Families]) -> str:
+    """What GET /metrics answers.
+
+    Args: found: by the label of the process, such as `worker="0"`; empty where there is one alone
+    """
+    lines: list[str] = []
+    names = {name: kind for families in found.values() for name, (kind, _) in families.items()}
+    for name, kind in names.items():
+        lines.append(f"# TYPE {name} {kind}")
+        for process, families in found.items():
+            for suffix, labels, number in families.get(name, (kind, []))[1]:
+                both = ",".join(part for part in (labels, process) if part)
+                lines.append(f"{name}{suffix}{f'{{{both}}}' if both else ''} {number}")
+    return "\n".join(lines) + "\n"

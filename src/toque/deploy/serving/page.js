@@ -9,6 +9,7 @@ let shown = null; // the address of the picture
 let looked = null; // the address of the picture of where the network looked
 let answer = ""; // the class that the page shows, or the name of the number
 let explains = false;
+let query = ""; // of a model with probabilities, as many as the page shows
 const MOST_PX = 1024; // of the picture with its mask
 
 const headers = () => (token ? { Authorization: `Bearer ${token}` } : {});
@@ -27,6 +28,7 @@ async function describe() {
   if (!response?.ok) return;
   const model = await response.json();
   explains = model.explains;
+  query = ["classification", "multilabel"].includes(model.task) ? `?top=${TOP}` : "";
   const kind = { multilabel: "labels", regression: "numbers" }[model.task] || "classes";
   part("model").textContent = `${model.name}: ${model.labels.length} ${kind}, ` +
     model.labels.slice(0, 8).join(", ") + (model.labels.length > 8 ? " …" : "");
@@ -44,7 +46,7 @@ async function ask(picture) {
   part("state").textContent = "Looking …";
   let response;
   try {
-    response = await fetch(`predict?top=${TOP}`, {
+    response = await fetch(`predict${query}`, {
       method: "POST", body: picture,
       headers: { "Content-Type": "application/octet-stream", ...headers() },
     });
@@ -87,7 +89,7 @@ function showLabels(said) {
   part("heads").replaceChildren(head("Class"), head("Probability"));
   part("caption").textContent = "The most probable classes";
   part("classes").replaceChildren(
-    ...Object.entries(said.probabilities).map(([name, share]) => row(name, percent(share), share)));
+    ...Object.entries(said.probabilities).slice(0, TOP).map(([name, share]) => row(name, percent(share), share)));
 }
 
 function showNumbers(numbers) {

@@ -59,6 +59,11 @@ class Reloading:
         self.predictor = self._load()
         self._kind = self.predictor.task
         self._task: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
+
+    def look_now(self) -> None:
+        """Load it again at once, changed or not; from the event loop."""
+        self._asked.set()
 
     def start(self) -> None:
         """Begin to look, in the running event loop."""
@@ -74,9 +79,9 @@ class Reloading:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(self._every_s)
+            asked = await self._called()
             found = self._signature()
-            if found is None or found == self._seen:
+            if not asked and (found is None or found == self._seen):
                 continue
             self._seen = found
             try:
@@ -92,13 +97,24 @@ class Reloading:
                 _settle()
                 self._told(True, f"loaded {self._source} anew")
             except Exception as error:  # whatever a damaged file causes, the old model stays
-                self._told(False, f"{self._source} has changed and cannot be loaded: {error}")
+                self._told(
+                    False, f"{self._source} cannot be loaded anew, so the model stays: {error}"
+                )
+
+    async def _called(self) -> bool:
+        """Whether it was asked to load again; False when it is time to look by itself."""
+        try:
+            await asyncio.wait_for(self._asked.wait(), self._every_s)
+        except TimeoutError:
+            return False
+        self._asked.clear()
+        return True
 
     def _load(self) -> Predictor:
         predictor = load(self._source, device=self._device, trust=self._trust)
         if self._calibrate:
             predictor = calibrated(predictor)
-        _warm(predictor)
+        _try(predictor)
         return predictor
 
     def _signature(self) -> Signature | None:
@@ -118,6 +134,18 @@ def _settle() -> None:
     gc.freeze()
 
 
-def _warm(predictor: Predictor) -> None:
-    """The first answer takes longest (kernels are chosen, memory is taken): nobody waits for it."""
-    predictor.ask([np.zeros((*(predictor.size or (32, 32)), predictor.channels), np.uint8)])
+def _try(predictor: Predictor) -> None:
+    """Ask it once, of a picture that is no single colour, before anybody else does.
+
+    The first answer takes longest (kernels are chosen, memory is taken): nobody waits for it.
+
+    Raises: ValueError: it answers with what is no number, as weights do of a run that went wrong
+    """
+    height, width = predictor.size or (32, 32)
+    count = height * width * predictor.channels
+    picture = np.arange(count).astype(np.uint8).reshape(height, width, predictor.channels)
+    if not np.isfinite(predictor.ask([picture])).all():
+        raise checks.invalid(
+            "serve", "the model", "one that answers with finite numbers", "NaN or infinity",
+            "Its weights are damaged: serve another checkpoint, or export the run again.",
+        )  # fmt: skip

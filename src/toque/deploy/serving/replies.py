@@ -55,10 +55,13 @@ def model_of(task: str) -> type[Labels] | type[Numbers] | type[Mask]:
     return Mask if task == SEGMENTATION else Labels
 
 
-def reply(answer: Answer, top: int | None, elapsed_ms: Callable[[], float]) -> Reply:
+def reply(
+    answer: Answer, top: int | None, threshold: float | None, elapsed_ms: Callable[[], float]
+) -> Reply:
     """An answer as it is sent; of a mask this writes a PNG, which takes a while.
 
     Args: top: how many classes, where there are probabilities; all if unset
+          threshold: of a multilabel model, from which probability on a label is there
           elapsed_ms: asked last, so that the picture is counted in
     """
     if isinstance(answer, NumbersAnswer):
@@ -72,10 +75,13 @@ def reply(answer: Answer, top: int | None, elapsed_ms: Callable[[], float]) -> R
             colours=dict(zip(answer.names, colours, strict=True)), milliseconds=elapsed_ms(),
         )  # fmt: skip
     assert isinstance(answer, Prediction)
+    labels = answer.labels
+    if labels is not None and threshold is not None:
+        labels = answer.above(threshold)
     return Labels(
         label=answer.label,
         confidence=answer.confidence,
-        labels=None if answer.labels is None else list(answer.labels),
+        labels=None if labels is None else list(labels),
         probabilities=dict(answer.top(top or len(answer.probabilities))),
         milliseconds=elapsed_ms(),
     )

@@ -19,7 +19,8 @@ from toque.deploy.serving.access import Log
 from toque.deploy.serving.batching import Batcher, Full
 from toque.deploy.serving.explaining import Explaining
 from toque.deploy.serving.limits import Limits, Refused, decode, read_body
-from toque.deploy.serving.metrics import Metrics
+from toque.deploy.serving.metrics import Families, Metrics
+from toque.deploy.serving.questions import Question
 from toque.deploy.serving.reloading import Reloading
 from toque.deploy.serving.replies import Reply, reply
 
@@ -57,6 +58,7 @@ class Service:
         self._readers = ThreadPoolExecutor(max(1, torch.get_num_threads()), "decode")
         self._batcher = Batcher(limits, self.metrics.batch)
         self._explaining = Explaining(limits)
+        self.ending = False
 
     @property
     def predictor(self) -> Predictor:
@@ -79,19 +81,28 @@ class Service:
         self._explaining.stop()
         self._readers.shutdown(wait=True)
 
-    def require_room(self) -> None:
-        """Raises Refused where a request sent now would be turned away."""
+    def end(self) -> None:
+        """Be ready for no more; what comes all the same is answered."""
+        self.ending = True
+
+    def reload(self) -> None:
+        """Load the model again, whether or not its file has changed; from the event loop."""
+        self._model.look_now()
+
+    def require_ready(self) -> None:
+        """Raises Refused where a request sent now would be turned away, or soon."""
+        if self.ending:
+            raise Refused(503, "The server is ending.")
         if self._batcher.waiting >= self._limits.max_waiting:
             raise Refused(503, _FULL)
 
-    def measured(self) -> str:
+    def measured(self) -> Families:
         """Counts and times for Prometheus."""
-        return self.metrics.text(self._batcher.waiting)
+        return self.metrics.families(self._batcher.waiting)
 
-    async def answer(self, request: Request, top: int | None) -> Reply:
+    async def answer(self, request: Request, question: Question) -> Reply:
         """What the model says of the image in the body.
 
-        Args:   top: how many classes; all if unset
         Raises: Refused: no room, no time, or a body above the limits
         """
         try:
@@ -106,7 +117,7 @@ class Service:
                 pixels = await self._pixels(body, predictor)
                 raw = await self._batcher.ask(predictor, pixels)
                 return await asyncio.get_running_loop().run_in_executor(
-                    self._readers, _said, predictor, pixels, raw, top, start
+                    self._readers, _said, predictor, pixels, raw, question, start
                 )
         finally:
             self._batcher.leave()
@@ -150,7 +161,14 @@ class Service:
         self._log({"time": time.time(), "event": "reload", "done": done, "message": sentence})
 
 
-def _said(predictor: Predictor, pixels: Pixels, raw: Raw, top: int | None, start: float) -> Reply:
+def _said(
+    predictor: Predictor, pixels: Pixels, raw: Raw, question: Question, start: float
+) -> Reply:
     height, width = pixels.shape[:2]
     answer = predictor.outputs.answer("", predictor.labels, raw, (height, width))
-    return reply(answer, top, lambda: round(1000 * (time.perf_counter() - start), 2))
+    return reply(
+        answer,
+        question.most,
+        question.least,
+        lambda: round(1000 * (time.perf_counter() - start), 2),
+    )
