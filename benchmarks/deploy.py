@@ -165,6 +165,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--images", type=int, default=480, help="of each way in each round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, help="toque serve with so many processes, too")
     parser.add_argument("--litserve", help="the folder of packages with LitServe in it")
     parser.add_argument("--parity", action="store_true", help="of 15 models as files, instead")
     parser.add_argument("--kinds", nargs="+", default=["onnx", "pt2"], help="of --parity")
@@ -190,6 +191,11 @@ def main() -> None:
                 8761, http(body, "image/jpeg"),
             )
         }  # fmt: skip
+        if options.workers:
+            name, (command, _, request) = f"{options.workers} workers", ways["toque serve"]
+            found[name] = []
+            several = [*command[:-1], "8760", "--workers", str(options.workers)]
+            ways[name] = (several, 8760, request)
         environment = dict(os.environ)
         if options.litserve:
             environment["PYTHONPATH"] += f":{options.litserve}"
@@ -209,7 +215,9 @@ def main() -> None:
                 )  # fmt: skip
                 try:
                     wait_for(port)
-                    time.sleep(4)  # LitServe's worker loads the model after the port is open
+                    # LitServe's worker loads the model after the port is open, and other processes
+                    # of toque serve come after the first one.
+                    time.sleep(4 if not name.endswith("workers") else 12)
                     found[name].append(
                         asyncio.run(clients(port, request, options.clients, options.images))
                     )
@@ -237,7 +245,7 @@ def main() -> None:
             f"p99 {statistics.median(row[2] for row in found['toque serve']):.0f} ms; "
             f"x{statistics.median(o / f for o, f in zip(ours, floor, strict=True)):.2f} of the bare model"
         )
-        if options.litserve:
+        if len(found) > 1:
             for name in list(found)[1:]:
                 theirs = [row[0] for row in found[name]]
                 ratio = statistics.median(o / t for o, t in zip(ours, theirs, strict=True))

@@ -52,7 +52,7 @@ def serve(
     ] = 30.0,
     linger: Annotated[
         float,
-        typer.Option(min=0, metavar="S", help="Listen on, not ready, after SIGTERM."),
+        typer.Option(min=0, metavar="S", help="Listen on after SIGTERM."),
     ] = 0.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="Log no request that went well.")] = False,
 ) -> None:
