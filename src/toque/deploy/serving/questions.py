@@ -27,7 +27,7 @@ class Question(BaseModel):
 
     @property
     def least(self) -> float | None:
-        """From which probability on a label is named; a half if unset."""
+        """From which probability on any label is named; each has its own if unset."""
         return None
 
 
@@ -45,7 +45,10 @@ class OfLabels(OfClasses):
     """Which labels count as there, besides."""
 
     threshold: float | None = Field(
-        None, ge=0, le=1, description="the labels of this probability or more; a half if unset"
+        None,
+        ge=0,
+        le=1,
+        description="the labels of this probability or more; by their own thresholds if unset",
     )
 
     @property
