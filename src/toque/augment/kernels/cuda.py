@@ -43,7 +43,7 @@ _DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float32: "float32",
 }
-_TILE = 32  # pixels, each way
+_TILE_H, _TILE_W, _WARPS = 16, 32, 4  # pixels of a program, and warps that share them
 # Whether a*b + c may be one rounding: said, because Triton's own default changes after 3.9.
 _FUSED = True
 _MOST_OFFSET = 2**31 - 1  # elements; offsets within one picture are 32-bit
@@ -299,7 +299,7 @@ def _launch(
             tables["ints"], tables["doubles"], first, count, start, inverse, longest,
             MODE=_MODES.index(mode), BLOCK=block, enable_fp_fusion=_FUSED, **numbers,
         )  # fmt: skip
-    tiles_x, tiles_y = -(-width // _TILE), -(-height // _TILE)
+    tiles_x, tiles_y = -(-width // _TILE_W), -(-height // _TILE_H)
     tiles = tiles_x * tiles_y
     sums = torch.empty(batch * num_sums * tiles, dtype=torch.float32, device=device)
     for sweep in [*range(num_sums), -1]:
@@ -311,8 +311,8 @@ def _launch(
             tables["rectangles"], tables["fills"], resolved.rectangles.shape[1],
             target.out, target.channel, target.pixel, channels, tiles_x, tiles,
             RGB=is_rgb, TYPE=_triton(sources.dtype), LINEAR=resolved.linear, SWEEP=sweep,
-            MOST_TILES=1 << max(tiles - 1, 0).bit_length(), TILE_H=_TILE, TILE_W=_TILE,
-            enable_fp_fusion=_FUSED, **numbers,
+            MOST_TILES=1 << max(tiles - 1, 0).bit_length(), TILE_H=_TILE_H, TILE_W=_TILE_W,
+            num_warps=_WARPS, enable_fp_fusion=_FUSED, **numbers,
         )  # fmt: skip
 
 
