@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from toque.data.reading import items_of, read_by_workers, read_serially
 from toque.data.sampling import Sampling, order_of
 from toque.data.source import Source
 from toque.data.upload import Upload
+from toque.threads import threads_beside
 
 # Drawing parameters costs 7-12 us an image for 64 images at a time and 1.4 us for 512.
 _CHUNK_IMAGES = 512
@@ -168,9 +168,9 @@ class _Pass:
         return max(1, _BLOCK_BYTES // batch_bytes)
 
     def batches(self) -> Generator[Batch]:
-        pool = ThreadPoolExecutor(self._threads, "toque-data") if self._threads else None
+        pool = threads_beside(self._threads, "toque-data") if self._threads else None
         uploads = self._threads and self._work.upload is not None
-        sender = ThreadPoolExecutor(1, "toque-upload") if uploads else None
+        sender = threads_beside(1, "toque-upload") if uploads else None
         reads = self._reads() if self._given else None
         buffers: Buffers | None = None
         pending: deque[Block] = deque()

@@ -6,7 +6,6 @@ Shape letters: N images, B images of one batch, K classes, C channels, H W heigh
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from toque.deploy.details import CLASSIFICATION, MULTILABEL
 from toque.deploy.outputs import Outputs, Raw, Shares
 from toque.deploy.predictions import Predictions
 from toque.random import Key
+from toque.threads import threads_beside
 
 Pixels = npt.NDArray[np.uint8]
 """One image, uint8 [H, W, C]."""
@@ -129,7 +129,7 @@ class Predictor:
         self, images: Sequence[str | Path | bytes | Pixels], batch_size: int
     ) -> Iterator[tuple[list[Pixels], Raw]]:
         # Decoding leaves Python's lock, so threads read files at once.
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        with threads_beside(torch.get_num_threads(), "decode") as threads:
             for start in range(0, len(images), batch_size):
                 pixels = list(threads.map(self.pixels, images[start : start + batch_size]))
                 yield pixels, self.ask(pixels)

@@ -43,7 +43,7 @@ _DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float32: "float32",
 }
-_TILE_H, _TILE_W, _WARPS = 16, 32, 4  # pixels of a program, and warps that share them
+_TILE_H, _TILE_W, _WARPS = 32, 32, 4  # pixels of a program, and the warps that share them
 # Whether a*b + c may be one rounding: said, because Triton's own default changes after 3.9.
 _FUSED = True
 _MOST_OFFSET = 2**31 - 1  # elements; offsets within one picture are 32-bit

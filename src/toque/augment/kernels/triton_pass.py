@@ -123,11 +123,17 @@ def make_taps(
 
 
 @triton.jit
+def as_row(tile):
+    """A tile [h, w] as [h * w], so that neighbouring threads have neighbours in x. Of two axes of
+    which neither is contiguous, Triton 3.6 gives threads the first: a warp would touch 32 rows."""
+    SIZE: tl.constexpr = tile.shape[0] * tile.shape[1]
+    return tl.reshape(tile, [SIZE])
+
+
+@triton.jit
 def load_floats(pointers):
-    """What lies at pointers [h, w], as floats, read as one row: neighbours in x by neighbouring
-    threads. Of two axes Triton 3.6 takes the first where neither is contiguous: 32 rows at once."""
-    SIZE: tl.constexpr = pointers.shape[0] * pointers.shape[1]
-    return tl.reshape(tl.load(tl.reshape(pointers, [SIZE])), pointers.shape).to(tl.float32)
+    """What lies at pointers [h, w], as floats."""
+    return tl.reshape(tl.load(as_row(pointers)), pointers.shape).to(tl.float32)
 
 
 @triton.jit
@@ -429,10 +435,11 @@ def run_pass(
             to = out + tl.load(row + OUT) + c * out_channel
             to += y * tl.load(row + OUT_ROW).to(tl.int32) + x * out_pixel
             OUT_TYPE: tl.constexpr = out.dtype.element_ty
-            tl.store(to, cast(r, OUT_TYPE), mask=fits)
+            to, fits = as_row(to), as_row(fits)
+            tl.store(to, as_row(cast(r, OUT_TYPE)), mask=fits)
             if RGB:
-                tl.store(to + out_channel, cast(g, OUT_TYPE), mask=fits)
-                tl.store(to + 2 * out_channel, cast(b, OUT_TYPE), mask=fits)
+                tl.store(to + out_channel, as_row(cast(g, OUT_TYPE)), mask=fits)
+                tl.store(to + 2 * out_channel, as_row(cast(b, OUT_TYPE)), mask=fits)
 
 
 # ---- Colour as one matrix: linear.mixing. ----

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from toque.deploy.serving.metrics import Families, Metrics
 from toque.deploy.serving.questions import Question
 from toque.deploy.serving.reloading import Reloading
 from toque.deploy.serving.replies import Reply, reply
+from toque.threads import threads_beside
 
 _FULL = "Too many requests wait; try again in a second."
 
@@ -55,7 +55,7 @@ class Service:
             source, self._told, device=device, trust=trust, calibrate=calibrate,
             every_s=look_every_s,
         )  # fmt: skip
-        self._readers = ThreadPoolExecutor(max(1, torch.get_num_threads()), "decode")
+        self._readers = threads_beside(torch.get_num_threads(), "decode")
         self._batcher = Batcher(limits, self.metrics.batch)
         self._explaining = Explaining(limits)
         self.ending = False

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
 from toque import checks
+from toque.threads import threads_beside
 from toque.train.settings.course import CheckpointSettings
 from toque.train.state import checkpoint
 from toque.train.state.snapshot import Camera, Snapshot
@@ -98,9 +99,7 @@ class Saver:
         self._next_s = time.monotonic() + settings.every_s
         self._medium = medium or OneFile(folder, settings)
         self._writer = (
-            ThreadPoolExecutor(1, "toque-checkpoint", initializer=_step_back)
-            if settings.background
-            else None
+            threads_beside(1, "toque-checkpoint", begin=_step_back) if settings.background else None
         )
         self._under_way: tuple[int, Future[OSError | None]] | None = None
         self._failure: OSError | None = None
