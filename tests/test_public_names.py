@@ -26,7 +26,7 @@ NAMES = {
     """,
     "toque.data": """
         ArraySource BadFile Batch Columns DatasetSource Encoded Finding Findings FolderSource Item Joined OwnData Packed PackedSource Part Pipeline
-        Sampling Source Splits Upload UnreadableImage check damaged_files decode evaluation_batches files_below is_class_folder open
+        Sampling Source Splits Upload UnreadableImage check damaged_files decode evaluation_batches files_below images_below is_class_folder open
         open_labelled own pack train_batches
     """,
     "toque.deploy": """

@@ -27,11 +27,14 @@ def write(path: Path, content: bytes | str) -> None:
     """Replace a file by new content; a reader, or a kill, meets the old one or the new one whole.
 
     The temporary lies in the same folder, because a rename is atomic only within a file system.
+    Text is written as UTF-8; what a name of a file holds that is no text, as \\udcff.
 
     Raises: OSError: no space, no permission; the old file is untouched and no temporary is left
     """
     with writing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        if isinstance(content, str):
+            content = content.encode(errors="backslashreplace")
+        file.write(content)
 
 
 @contextlib.contextmanager

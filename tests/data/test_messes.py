@@ -218,7 +218,11 @@ def test_class_folders_without_images(root):
     with pytest.raises(ValueError, match=r"must be filled; got no images in .*cow"):
         opened(photos)
     put(photos, {"cow/readme.txt": b"cows will follow"})
-    with pytest.raises(ValueError, match=r"cow/readme.txt \(not an image of a known kind\)"):
+    other = r"no images in .*cow but other files: 3 \(1 .DS_Store, 1 .txt, 1 Thumbs.db\)"
+    with pytest.raises(ValueError, match=other):
+        opened(photos)
+    put(photos, {"cow/1.jpg": b"cows will follow"})
+    with pytest.raises(ValueError, match=r"cow/1.jpg \(not an image of a known kind\)"):
         opened(photos)
     with pytest.raises(ValueError, match=r"left with an image; got only bad files in .*cow"):
         opened(photos, on_bad="skip")

@@ -25,7 +25,7 @@ def mistake(words, *arguments, **settings):
 # What is found -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("val", ["val", "valid", "validation", "test", "Val"])
+@pytest.mark.parametrize("val", ["val", "valid", "validation", "Val", "VALID", "dev", "Eval"])
 def test_a_folder_with_given_parts(tmp_path, val):
     pictures.folder(tmp_path / "train", {"cat": 3, "dog": 2})
     pictures.folder(tmp_path / val, {"cat": 1, "dog": 2})
@@ -65,7 +65,7 @@ def test_parts_by_their_longer_names(tmp_path):
     assert splits.classes == ("cat", "dog") and len(splits.val) == 3 and not splits.drawn
 
 
-@pytest.mark.parametrize("parts", [["val"], ["dev", "train"], ["Test", "eval"]])
+@pytest.mark.parametrize("parts", [["val"], ["Test", "eval"], ["testing"]])
 def test_parts_are_not_taken_for_classes(tmp_path, parts):
     for part in parts:
         pictures.folder(tmp_path / part, {"cat": 3, "dog": 2})
@@ -178,7 +178,11 @@ def test_a_class_without_images(tmp_path):
     pictures.folder(tmp_path, {"cat": 3, "dog": 2})
     (tmp_path / "cow").mkdir()
     (tmp_path / "cow" / ".DS_Store").touch()
-    mistake(r"every class folder must be filled; got no images in .*cow\. Add", tmp_path)
+    mistake(
+        r"every class folder must be filled; got no images in .*cow but other files: "
+        r"1 \(.DS_Store\)\. Add",
+        tmp_path,
+    )
 
 
 @pytest.mark.parametrize(("more", "less"), [("train", "val"), ("val", "train")])
@@ -273,7 +277,7 @@ BAD = {
     "cat/empty.jpg": b"",
     "cat/cut.jpg": JPEG[:-20],
     "dog/no_end.jpg": JPEG[:-2],
-    "dog/notes.txt": b"these are dogs",
+    "dog/notes.png": b"these are dogs",
 }
 
 
@@ -300,7 +304,7 @@ def test_bad_files_are_left_out_and_listed(tmp_path):
         "cat/cut.jpg": "damaged or cut off",
         "cat/empty.jpg": "empty, 0 bytes",
         "dog/no_end.jpg": "damaged or cut off",
-        "dog/notes.txt": "not an image of a known kind",
+        "dog/notes.png": "not an image of a known kind",
     }
     assert len(splits.train) + len(splits.val) == 8
     assert splits.notes[0].startswith("Files that cannot be used, left out: 4 (")

@@ -79,7 +79,7 @@ def table(root, header, *columns, name="table.csv", separator=","):
     return root / name
 
 
-SPLIT = ["train"] * 5 + ["val", "test", "validation"]
+SPLIT = ["train"] * 5 + ["val", "Dev", "validation"]
 KINDS = {
     "classes": (
         "path,label,split",
@@ -205,8 +205,7 @@ def test_a_parquet_table_is_read_as_csv(pictures):
         ("path,label", ['"3,5"'] * 8, {"task": "regression"}, r"a number; got '3,5' at 1. Write it with a point, 3\.5"),
         ("path,labels", ["cat", "dog", "cat dog"] + ["cat"] * 5, {}, r"'cat dog' in row 3, whose words are labels by themselves. Write cat\|dog"),
         ("path,labels", ["cat|dog", "cat;dog"] + ["cat"] * 6, {}, r"separated alike by one of \| ; ,; got 'cat;dog' in row 2"),
-        ("path,split", ["train"] * 8, {"columns": Columns(label="split")}, "with images to validate on; got none"),
-        ("path,label,split", [0] * 8, {}, "every split must be train or val .*; got 'tran' in row 8. Did you mean train"),
+        ("path,label,split", [0] * 8, {}, "every split must be train, val .* or test; got 'tran' in row 8. Did you mean train"),
         ("path,label,weight", [0] * 8, {}, "every weight must be >= 0; got -1 in row 8"),
     ],
 )  # fmt: skip

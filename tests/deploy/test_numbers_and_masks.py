@@ -174,7 +174,7 @@ def test_numbers_on_the_command_line(numbers, squares, toque, tmp_path):
     wanted = numbers_of(outputs_of(numbers, pair), squares)
     code, stdout, _ = toque("predict", numbers, image, mirrored, "--csv")
     rows = list(csv.DictReader(io.StringIO(stdout)))
-    assert code == 0 and list(rows[0]) == ["image", "area", "share"]
+    assert code == 0 and list(rows[0]) == ["image", "area", "share", "error"]
     assert [float(row["area"]) for row in rows] == pytest.approx(wanted[:, 0], rel=1e-4)
     code, stdout, _ = toque("predict", numbers, image, mirrored, "--json", "--tta")
     both = [one["numbers"]["area"] for one in json.loads(stdout)]
@@ -189,8 +189,13 @@ def test_numbers_on_the_command_line(numbers, squares, toque, tmp_path):
         "predict", numbers, "-", "--csv", stdin=f"{image}\n{mirrored}\n".encode()
     )
     assert code == 0 and stdout.count("\n") == 3 and str(mirrored) in stdout
-    code, _, stderr = toque("predict", numbers, "-", stdin=b"no/such.png\n")
-    assert code == 2 and "no/such.png must be an image file" in stderr and stderr.count("\n") == 1
+    code, stdout, stderr = toque(
+        "predict", numbers, "-", "--csv", stdin=f"no/such.png\n{image}\n".encode()
+    )
+    first, second = csv.DictReader(io.StringIO(stdout))
+    assert code == 1 and "no/such.png must be an image file" in stderr
+    assert first["image"] == "no/such.png" and first["area"] == "" and "must be" in first["error"]
+    assert float(second["area"]) == pytest.approx(wanted[0, 0], rel=1e-4) and not second["error"]
     code, _, stderr = toque("predict", numbers, image, "--calibrated")
     assert code == 2 and "knows its temperature" in stderr and stderr.count("\n") == 1
 
@@ -199,7 +204,7 @@ def test_masks_on_the_command_line(masks, squares, toque, tmp_path):
     image = squares / "images" / "03.png"
     code, stdout, _ = toque("predict", masks, image, "--csv", "--masks", tmp_path / "out")
     (row,) = csv.DictReader(io.StringIO(stdout))
-    assert code == 0 and list(row) == ["image", "mask", "ground", "square"]
+    assert code == 0 and list(row) == ["image", "mask", "ground", "square", "error"]
     with Image.open(row["mask"]) as written:
         assert written.mode == "P" and written.size == (40, 48)
         assert float(row["square"]) == pytest.approx((np.asarray(written) == 1).mean(), abs=1e-6)

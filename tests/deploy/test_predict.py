@@ -20,7 +20,8 @@ def test_csv_and_json_agree_for_a_run_and_its_file(toque, run, exported, photos)
         answers = json.loads(stdout)
         assert len(rows) == len(answers) == 8
         for row, answer in zip(rows, answers, strict=True):
-            assert list(row) == ["image", "label", "confidence", "left", "right"]
+            assert list(row) == ["image", "label", "confidence", "left", "right", "error"]
+            assert row["error"] == ""
             assert (row["image"], row["label"]) == (answer["image"], answer["label"])
             assert float(row["left"]) == answer["probabilities"]["left"]
         tables.append([answer["probabilities"]["left"] for answer in answers])
@@ -36,8 +37,8 @@ def test_an_image_on_standard_input(toque, run, photos):
     assert first["probabilities"] == pytest.approx(second["probabilities"], abs=1e-6)
     code, _, stderr = toque("predict", run, "-")
     assert code == 2 and "an image on standard input, or paths, one a line; got nothing" in stderr
-    code, _, stderr = toque("predict", run, "-", stdin=b"no picture")
-    assert code == 2 and stderr.count("\n") == 1
+    code, stdout, stderr = toque("predict", run, "-", "--csv", stdin=b"no picture")
+    assert code == 1 and stdout.startswith("image,error\nno picture,") and "an image file" in stderr
 
 
 def test_top_says_how_many_classes(toque, run, photos):

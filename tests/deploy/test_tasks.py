@@ -88,7 +88,7 @@ def test_labels_in_the_command_and_over_http(labelled, toque, tmp_path):
     assert code == 0 and json.loads(stdout)[0]["labels"] == []
     code, stdout, _ = toque("predict", run, file, "--csv", "--threshold", "0")
     head, row = stdout.splitlines()
-    assert head == "image,label,confidence,labels,left,right" and row.split(",")[3] in (
+    assert head == "image,label,confidence,labels,left,right,error" and row.split(",")[3] in (
         "left|right", "right|left",
     )  # fmt: skip
     (tmp_path / "none.png").write_bytes(png(source, 0))

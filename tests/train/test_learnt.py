@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import toque
 from toque.data import open as open_data
-from toque.train import reporting
+from toque.train import reporting, restore
 from toque.train.metrics.answers import answers_of
 from toque.train.metrics.suspects import unlearnt
 from toque.train.run_folder import doubted
@@ -80,9 +83,40 @@ def test_blocks_are_put_together_by_their_images(misfiled, monkeypatch):
     _, run = misfiled
     whole = contradicted.contradicted(run, show="quiet")
     monkeypatch.setattr(learnt, "_BLOCK_IMAGES", 7)
+    (run / doubted.FILE).unlink()
     assert [one for one, _ in contradicted.contradicted(run, show="quiet")] == [
         one for one, _ in whole
     ]
+
+
+def test_what_the_run_kept_is_not_asked_again(misfiled, monkeypatch, tmp_path):
+    data, run = misfiled
+    (run / doubted.FILE).unlink(missing_ok=True)
+    asked = []
+
+    def counted(trained, source):
+        asked.append(len(source))
+        return answers(trained, source)
+
+    answers = restore.answers
+    monkeypatch.setattr(restore, "answers", counted)
+    first = [one for one, _ in contradicted.contradicted(run, show="quiet")]
+    assert asked == [48]  # the training images; those of validation were answered when it ended
+    assert [one for one, _ in contradicted.contradicted(run, show="quiet")] == first
+    assert asked == [48]
+    # A file written since, and weights that are others: all is asked anew.
+    picture = data / "val/dark/00.png"
+    content = picture.read_bytes()
+    later = (run / "data.jsonl.gz").stat().st_mtime_ns + 10**9
+    os.utime(picture, ns=(later, later))
+    again = [one for one, _ in contradicted.contradicted(run, show="quiet")]
+    assert asked == [48, 8, 48] and again == first
+    os.utime(picture, ns=(later - 10**12, later - 10**12))
+    assert picture.read_bytes() == content
+    outcome_of = learnt.outcome.read
+    monkeypatch.setattr(learnt.outcome, "read", lambda path: replace(outcome_of(path), sha256="x"))
+    assert [one for one, _ in contradicted.contradicted(run, show="quiet")] == first
+    assert asked == [48, 8, 48, 8, 48]
 
 
 def test_what_is_contradicted_most_comes_first():

@@ -5,8 +5,10 @@ A user's mistake ends in one sentence and exit code 2; a bug keeps its traceback
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,11 @@ def _version(
 
 def main() -> None:
     """The entry point of the `toque` command."""
+    # A name of a file may be no text: it is printed as the bytes that it is.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+    # Pillow's word on large images; max_pixels is the limit here.
+    warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     # Last, so that it shadows nothing: for --set model=my_file:function beside the user.
     sys.path.append(str(Path.cwd()))
     try:

@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from toque.data import Findings
+    from toque.data.checking.findings import Part
 
 _MOST_LINES = 3
 
@@ -69,9 +70,15 @@ def check(
     raise typer.Exit(0 if found.clean else 1)
 
 
+def _of_classes(part: Part) -> str:
+    """ "5 classes, ", or nothing where each image has numbers or a mask instead."""
+    count = len(part.classes.keys() - {""})
+    return f"{count} class{'' if count == 1 else 'es'}, " if count else ""
+
+
 def _summary(found: Findings, out: Path | None) -> str:
     lines = [
-        f"{part.name:8} {part.num_images} images, {len(part.classes)} classes, widths "
+        f"{part.name:8} {part.num_images} images, {_of_classes(part)}widths "
         f"{part.width[0]} to {part.width[2]}, heights {part.height[0]} to {part.height[2]}"
         for part in found.parts
     ]

@@ -17,16 +17,17 @@ def evaluate(
 ) -> None:
     """Measure a finished run on its validation images, or on others.
 
-    Example: toque evaluate runs/flowers photos/new
+    Example: toque evaluate runs/flowers photos/test
     """
     import json
+    import sys
 
     from toque.cli.waiting import waiting
     from toque.train import evaluate as measure
     from toque.train.run_folder.folder import read_run
 
     with waiting("asking the model about each image"):
-        found = measure(run, data)
+        found = measure(run, data, say=lambda note: print(f"note: {note}", file=sys.stderr))
     settings, environment = read_run(Path(run))
     classes = environment["classes"]
     scores = found.scores(settings.seed)

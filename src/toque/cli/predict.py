@@ -57,11 +57,19 @@ def predict(
 ) -> None:
     """Say what is on images, with a finished run or an exported file.
 
+    An image that cannot be used is named with the reason, and the others are answered. Ends with 0
+    if all were answered, 1 if some were not, 2 if nothing could be asked.
+
     Example: toque predict runs/flowers garden.jpg meadow.jpg
     """
+    import sys
+
     from toque import checks
     from toque.cli import predicted
     from toque.deploy import asking
+
+    def say(sentence: str) -> None:
+        print(f"predict: {sentence}", file=sys.stderr)
 
     if as_json and as_csv:
         raise checks.invalid("predict", "--json", "given without --csv", "both", "Leave one out.")
@@ -70,18 +78,29 @@ def predict(
         _check_explains(opened)
     writer = predicted.MaskWriter(masks or Path("masks"))
     pictures = _Pictures(opened, explain) if explain is not None else None
-    answers = []
+    answers: list[predicted.Said] = []
+    failed: list[asking.Unanswered] = []
     with _bar() as progress:
-        for number, one in enumerate(asking.each_answer(opened, images, progress=progress)):
+        tried = asking.each_tried(opened, images, progress=progress, say=say)
+        for number, one in enumerate(tried):
+            if isinstance(one, asking.Unanswered):
+                failed.append(one)
+                answers.append(predicted.unanswered(one))
+                continue
             if pictures is not None:
                 pictures.write(number, one)
             answers.append(writer.written(number, predicted.with_threshold(one, threshold)))
+    for bad in failed:
+        say(f"{bad.image}: {bad.reason}")
     if as_json:
         predicted.print_json(answers)
     elif as_csv:
         predicted.print_csv(answers)
     else:
         predicted.print_table(answers, top)
+    if failed:
+        say(f"{len(failed):,} of {len(answers):,} images could not be answered for")
+        raise typer.Exit(1)
 
 
 def _check_explains(model: Predictor) -> None:

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toque import checks
+from toque.train.metrics.shown import percent
 
 if TYPE_CHECKING:
     from toque.deploy.answers import Answer
+    from toque.deploy.asking import Unanswered
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Said:
     columns: of CSV, by name
     tree:    of JSON
     mask:    the file it was written to
+    error:   why there is no answer, where there is none
     """
 
     image: str
@@ -32,6 +35,12 @@ class Said:
     tree: dict[str, Any]
     probabilities: Sequence[tuple[str, float]] = ()
     mask: Path | None = None
+    error: str = ""
+
+
+def unanswered(image: Unanswered) -> Said:
+    """What is printed of an image that could not be asked about."""
+    return Said(image.image, (), {}, image.as_dict(), error=image.reason)
 
 
 def with_threshold(answer: Answer, threshold: float | None) -> Answer:
@@ -76,8 +85,9 @@ class MaskWriter:
                 "predict", "--masks", "a folder that can be written",
                 f"{self._folder} ({error.strerror or error})", "Choose another.",
             ) from None  # fmt: skip
-        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in answer.shares.items()
-                           if share)  # fmt: skip
+        shares = ", ".join(
+            f"{name} {percent(share)}" for name, share in answer.shares.items() if share
+        )
         return Said(
             answer.image, [shares], {"mask": file, **answer.shares},
             {**answer.as_dict(), "mask": str(file)}, mask=file,
@@ -96,7 +106,7 @@ def _said(answer: Answer) -> Said:
     if answer.labels is not None:
         columns["labels"] = "|".join(answer.labels)
     return Said(
-        answer.image, [label, f"{100 * answer.confidence:.1f} %"],
+        answer.image, [label, percent(answer.confidence)],
         {**columns, **answer.probabilities}, answer.as_dict(),
         probabilities=answer.top(len(answer.probabilities)),
     )  # fmt: skip
@@ -108,28 +118,32 @@ def print_json(answers: Sequence[Said]) -> None:
 
 
 def print_csv(answers: Sequence[Said]) -> None:
-    """A row for each image, a column for each class, label or number."""
+    """A row for each image, a column for each class, label or number, and last the error, which is
+    empty where there is an answer."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
-    rows.writerow(["image", *(answers[0].columns if answers else ())])
+    columns = next((list(one.columns) for one in answers if not one.error), [])
+    rows.writerow(["image", *columns, "error"])
     for one in answers:
-        rows.writerow([one.image, *one.columns.values()])
+        rows.writerow([one.image, *(one.columns.get(name, "") for name in columns), one.error])
 
 
 def print_table(answers: Sequence[Said], top: int) -> None:
-    """A table for people."""
+    """A table for people, of what was answered."""
+    answers = [one for one in answers if not one.error]
+    if not answers:
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shares = bool(answers and answers[0].probabilities)
-    masks = bool(answers and answers[0].mask)
+    shares, masks = bool(answers[0].probabilities), bool(answers[0].mask)
     heads = ["label", "confidence", "next"] if shares else ["answer", *(["mask"] if masks else [])]
     table = Table("image", *heads)
     for one in answers:
         cells = [one.image, *one.words]
         if shares:
             others = one.probabilities[1:top]
-            cells.append(", ".join(f"{name} {100 * share:.1f} %" for name, share in others))
+            cells.append(", ".join(f"{name} {percent(share)}" for name, share in others))
         if masks:
             cells.append(str(one.mask))
         table.add_row(*map(Text, cells))  # Text: a file called [red].jpg is a name, not a colour

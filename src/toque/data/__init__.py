@@ -11,6 +11,7 @@ from toque.data.encoded import Encoded
 from toque.data.folder import FolderSource, files_below
 from toque.data.joined import Joined
 from toque.data.labelled import open_labelled
+from toque.data.listing import images_below
 from toque.data.loader import evaluation_batches, train_batches
 from toque.data.opening import open as open  # noqa: A004 - toque.data.open is the name that says it
 from toque.data.own import OwnData, own
@@ -49,6 +50,7 @@ __all__ = [
     "decode",
     "evaluation_batches",
     "files_below",
+    "images_below",
     "is_class_folder",
     "open",
     "open_labelled",

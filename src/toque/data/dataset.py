@@ -37,6 +37,7 @@ class DatasetSource(Source):
             target_transform, or else every item is read once when they are asked for
             task: what the targets mean, where they could mean two things (see ArraySource)
     Raises: TypeError: no __len__ or __getitem__, items that are not (image, target)
+            ValueError: when it is read: an image of other channels or another dtype than the first
     Example: >>> DatasetSource(torchvision.datasets.FakeData(size=10))
     """
 
@@ -67,6 +68,7 @@ class DatasetSource(Source):
         named = classes if classes is not None else _named_classes(dataset)
         self._names = None if named is None else tuple(str(name) for name in named)
         self._asked = task
+        self._kind: tuple[int, torch.dtype] | None = None  # of the first image that was read
         self._targets: Targets | None = None
         labels = _listed_targets(dataset) if labels is None and task != "segmentation" else labels
         if labels is not None:
@@ -152,12 +154,27 @@ class DatasetSource(Source):
                 "Return the image and its class number, row of numbers or mask from __getitem__.",
             )  # fmt: skip
         image, target = as_image(item[0], index), _as_target(item[1], index)
+        self._check_alike(image, index)
         if isinstance(target, torch.Tensor) and target.ndim == 2:
             count = None if self._names is None else len(self._names)
             return image, targets.check_mask("DatasetSource", target, image, count, str(index))
         if self._asked == "regression" and isinstance(target, int):
             return image, torch.tensor([float(target)])
         return image, target
+
+    def _check_alike(self, image: torch.Tensor, index: int) -> None:
+        """Raise ValueError for an image of other channels or another dtype than the first one."""
+        kind = image.shape[0], image.dtype
+        if self._kind is None:
+            self._kind = kind
+        if kind != self._kind:
+            first, this = (f"{dtype} of {channels} channel{'s' if channels != 1 else ''}"
+                           for channels, dtype in (self._kind, kind))  # fmt: skip
+            raise checks.invalid(
+                "DatasetSource", "every image", f"like the first one read, {first}",
+                f"{this} at {index}",
+                'Convert it in __getitem__, such as a file by Image.open(path).convert("RGB").',
+            )  # fmt: skip
 
     def fingerprint(self) -> str:
         """sha256 over the Dataset's type, its length and classes: its content is not read."""

@@ -26,6 +26,8 @@ TOO_LARGE = "a mistake or a bomb"  # how the reason of a refusal by size ends
 # Warnings of libjpeg that mean lost data. The others (an unknown JFIF revision, odd parameters of a
 # scan) leave the pixels as they are, but simplejpeg stops at them in either mode: Pillow does not.
 _DATA_LOST = ("Premature end", "Corrupt JPEG data")
+_START_BYTES = 64
+_HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
 _GRAY_MODES = ("1", "L", "LA", "La")
 
 
@@ -194,9 +196,28 @@ def opened(file: bytes | Path, max_pixels: int, name: str) -> Iterator[Image.Ima
         first = str(error).partition(",")[0]
         raise unreadable(name, f"{first}: {TOO_LARGE}") from None
     except UnidentifiedImageError:
-        raise unreadable(name, "not an image of a known kind") from None
+        raise unreadable(name, f"not an image of a known kind{_guess(file)}") from None
     except Exception as error:  # Pillow's plugins meet damage with almost any exception
         raise unreadable(name, f"cannot be decoded: {error or type(error).__name__}") from None
+
+
+def _guess(file: bytes | Path) -> str:
+    """What a file that is no image may be, as a remark: a download that failed, a phone's photo."""
+    try:
+        if isinstance(file, Path):
+            with file.open("rb") as opened_file:
+                start = opened_file.read(_START_BYTES)
+        else:
+            start = file[:_START_BYTES]
+    except OSError:
+        return ""
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF:
+        return ", but HEIC: save it as JPEG or PNG"
+    if start.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
+        return ", but JPEG XL: save it as JPEG or PNG"
+    if start.lstrip().startswith(b"<"):
+        return ", but HTML, SVG or other text"
+    return ""
 
 
 def decode_by_pillow(data: bytes, channels: int | None, max_pixels: int, name: str) -> np.ndarray:
@@ -214,7 +235,7 @@ def pixels_of(image: Image.Image, channels: int | None, name: str) -> np.ndarray
     from PIL import Image
 
     gray = is_gray(image)
-    if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
+    if has_no_range(image):
         raise unreadable(name, f"pixels of kind {image.mode!r} have no known range, save as 8 bits")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -227,6 +248,11 @@ def pixels_of(image: Image.Image, channels: int | None, name: str) -> np.ndarray
     if image.mode != mode:
         image = image.convert(mode)
     return np.array(image).reshape(image.height, image.width, kept)
+
+
+def has_no_range(image: Image.Image) -> bool:
+    """Whether nothing says which of its values is white: floats, and most of 32 bits."""
+    return image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM"))
 
 
 def is_gray(image: Image.Image) -> bool:

@@ -10,6 +10,7 @@ from toque import checks
 from toque.data import folder, huggingface, layouts, stored, table
 from toque.data.asked import Asked, Columns
 from toque.data.files import Listed, splits_of
+from toque.data.given import PARTS
 from toque.data.packed.format import is_cache
 from toque.data.places import Folder, Remote, Shards
 from toque.data.splits import Splits
@@ -82,7 +83,7 @@ def _has_masks(root: Path) -> bool:
     """Whether images/ and masks/ stand in a folder, or in its train/ and val/; only folders' names
     are read, as there may be millions of files."""
     inside = folder.subfolders(root)
-    parts = [name for name in inside if name.lower() in layouts.PARTS]
+    parts = [name for name in inside if name.lower() in PARTS]
     for names in (inside, *(folder.subfolders(root / part) for part in parts)):
         lower = {name.lower() for name in names}
         if lower & set(layouts.IMAGES) and lower & set(layouts.MASKS):
@@ -118,9 +119,7 @@ def _of_shards(shards: Sequence[str], task: Task | None) -> Listed:
     def part_of(name: str) -> str:
         words = re.split(r"[^a-z]+", PurePosixPath(place.shard(name)).as_posix().lower())
         inside = name.split("/", 1)[0].lower()
-        known = [
-            layouts.PARTS[word] for word in [inside, *reversed(words)] if word in layouts.PARTS
-        ]
+        known = [PARTS[word] for word in [inside, *reversed(words)] if word in PARTS]
         return known[0] if known else ""
 
     return layouts.samples(place, place.names(), part_of, task)

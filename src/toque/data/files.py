@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from toque import checks
+from toque.data import given
 from toque.data.asked import Asked
 from toque.data.decoding import MAX_PIXELS, UnreadableImage
 from toque.data.encoded import Encoded
@@ -36,7 +37,7 @@ class Listed:
     names:      of the images
     targets:    of each; of the task segmentation where `masks` are given
     masks:      the file of each mask
-    parts:      "train" or "val" for each, or "" for all where a draw must split them
+    parts:      "train", "val" or "test" for each; unset where a draw must split them
     weights:    how much each counts, float32 [N]
     foreground: the value 255 of a mask means class 1, as it does in files of 0 and 255
     notes:      what a person should be told
@@ -155,6 +156,7 @@ def splits_of(listed: Listed, asked: Asked) -> Splits:
 
     Raises: ValueError: files that cannot be used (unless on_bad is "skip"), nothing left on a side
     """
+    listed = _without_test(listed)
     listed, bad, gray = _looked(listed, asked.on_bad, asked.max_pixels)
     if bad and asked.on_bad == "raise":
         raise say_bad(bad, len(listed.names) + len(bad))
@@ -189,6 +191,17 @@ def splits_of(listed: Listed, asked: Asked) -> Splits:
         notes += (f"Files that cannot be used, left out: {some([str(b.path) for b in bad])}.",)
     drawn_from = whole if listed.parts is None else None
     return Splits(train, val, listed.targets.names, tuple(bad), channels, notes, drawn_from)
+
+
+def _without_test(listed: Listed) -> Listed:
+    """Without the images of the part test, where there are others to validate on."""
+    if listed.parts is None:
+        return listed
+    parts, said = given.without_test(listed.parts)
+    if said is None:
+        return listed
+    kept = np.flatnonzero([part != "" for part in parts])
+    return replace(listed, parts=parts, notes=(*listed.notes, said)).chosen(kept)
 
 
 def _looked(listed: Listed, on_bad: str, max_pixels: int) -> tuple[Listed, list[BadFile], bool]:

@@ -119,20 +119,39 @@ def subfolders(folder: Path) -> list[str]:
     )
 
 
+def files_in(folder: Path) -> list[str]:
+    """The names of the files in a folder itself, in order, without the ignored ones."""
+    return sorted(
+        entry.name
+        for entry in _entries(folder)
+        if not _is_folder(entry) and not is_ignored(entry.name)
+    )
+
+
 def files_below(folder: Path) -> Iterator[str]:
     """Every file below a folder, with "/" and in order; links to folders are followed.
 
     Raises: ValueError: a link that leads back to a folder above it, a folder that cannot be read
     """
+    return (name for name, ignored in all_below(folder) if not ignored)
+
+
+def all_below(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Every file as `files_below`, and whether it is ignored; of an ignored folder its name alone,
+    which ends in "/".
+
+    Raises: as `files_below`
+    """
     yield from _walk(folder, "", (_identity(folder),))
 
 
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _walk(
+    folder: Path, prefix: str, above: tuple[tuple[int, int], ...]
+) -> Iterator[tuple[str, bool]]:
     for entry in sorted(_entries(folder), key=lambda entry: entry.name):
-        if is_ignored(entry.name):
-            continue
-        if not _is_folder(entry):
-            yield prefix + entry.name
+        ignored, is_folder = is_ignored(entry.name), _is_folder(entry)
+        if ignored or not is_folder:
+            yield f"{prefix}{entry.name}{'/' if is_folder else ''}", ignored
             continue
         inner = Path(entry.path)
         identity = _identity(inner)

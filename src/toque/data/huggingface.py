@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 import torch
 
 from toque import checks
+from toque.data import given
 from toque.data.asked import Asked, Columns
 from toque.data.decoding import MAX_PIXELS, unreadable
 from toque.data.encoded import Encoded
-from toque.data.layouts import PARTS
+from toque.data.given import PARTS
 from toque.data.masks import decode_mask
 from toque.data.own import own
 from toque.data.source import Source
@@ -54,20 +56,20 @@ def open_saved(root: Path, asked: Asked) -> Splits:
     if not isinstance(loaded, dict):
         loaded = {"train": loaded}
     parts = {PARTS.get(name.lower(), name): loaded[name] for name in reversed(list(loaded))}
-    for name in ("test", "validation", "valid", "val"):
-        if name in loaded:
-            parts["val"] = loaded[name]
     if "train" not in parts:
         raise checks.invalid(
             "data", str(root), "with a split called train", ", ".join(loaded), "Name it so."
         )
     train = SavedSource(str(root), parts["train"], asked.columns, asked.task, asked.channels)
     val = None
-    if "val" in parts:
+    validated = "val" if "val" in parts else "test"
+    if validated in parts:
         val = SavedSource(
-            str(root), parts["val"], asked.columns, train.task, train.channels, train.classes
+            str(root), parts[validated], asked.columns, train.task, train.channels, train.classes
         )
-    return own(train, val, seed=asked.seed, val_fraction=asked.val_fraction, task=asked.task)
+    splits = own(train, val, seed=asked.seed, val_fraction=asked.val_fraction, task=asked.task)
+    said = given.without_test([name for name, part in parts.items() for _ in range(len(part))])[1]
+    return splits if said is None else replace(splits, notes=(said,))
 
 
 class SavedSource(Source):

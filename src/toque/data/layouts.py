@@ -9,37 +9,31 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from toque import checks
-from toque.data import targets
+from toque.data import strays, targets
 from toque.data.files import Listed
+from toque.data.given import PARTS
 from toque.data.places import Place
+from toque.data.strays import is_image
 from toque.data.targets import Targets, Task
 from toque.data.written import of_values
 
-PARTS = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "test": "val",
-}  # fmt: skip
 IMAGES = ("images", "image", "imgs", "img")
 MASKS = ("masks", "mask", "labels", "annotations")
 CLASS_FILE = "classes.txt"
-_IMAGE_SUFFIXES = frozenset([
-    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm",
-    ".jp2", ".avif",
-])  # fmt: skip
 _MASK_SUFFIXES = ("seg.png", "mask.png", "seg", "mask")
 _LABEL_SUFFIXES = ("cls", "cls2", "index", "id", "json", "txt")
 
 
 def without_part(names: Sequence[str]) -> tuple[list[str], list[str] | None]:
-    """Names without a leading train/ or val/, and the part of each; None where some have none, or
-    where all are of one part.
+    """Names without a leading train/, val/ or test/, and the part of each; None where some have
+    none, or where all are of one part.
 
-    Example: >>> without_part(["train/cat/1.jpg", "test/cat/2.jpg"])
+    Example: >>> without_part(["train/cat/1.jpg", "valid/cat/2.jpg"])
              (["cat/1.jpg", "cat/2.jpg"], ["train", "val"])
     """
     heads = [name.partition("/") for name in names]
@@ -47,7 +41,7 @@ def without_part(names: Sequence[str]) -> tuple[list[str], list[str] | None]:
     if not all(parts):
         return list(names), None
     rest = [tail for _, _, tail in heads]
-    return rest, parts if len(set(parts)) == 2 else None
+    return rest, parts if len(set(parts)) > 1 else None
 
 
 def class_names(place: Place, names: Sequence[str]) -> tuple[str, ...]:
@@ -70,10 +64,13 @@ def beside_masks(place: Place, names: Sequence[str]) -> Listed | None:
     if image_folder is None or mask_folder is None:
         return None
     found: dict[str, dict[str, str]] = {"image": {}, "mask": {}}
-    for name in names:
+    images, passed = strays.parted(names, place.path)
+    kinds_of_folder = {image_folder, mask_folder}
+    others = [name for name in passed if kinds_of_folder & set(name.lower().split("/")[:-1])]
+    for name in images:
         path = PurePosixPath(name)
         folders = [one.lower() for one in path.parts[:-1]]
-        at = next((n for n, one in enumerate(folders) if one in (image_folder, mask_folder)), None)
+        at = next((n for n, one in enumerate(folders) if one in kinds_of_folder), None)
         if at is None:
             continue
         kind = "image" if path.parts[at].lower() == image_folder else "mask"
@@ -93,6 +90,7 @@ def beside_masks(place: Place, names: Sequence[str]) -> Listed | None:
         targets.of_masks(len(keys), class_names(place, names)),
         masks=[found["mask"][key] for key in keys],
         parts=parts,
+        notes=strays.notes(others),
     )
 
 
@@ -113,7 +111,7 @@ def _check_pairs(
 
 def class_folders(place: Place, names: Sequence[str]) -> Listed | None:
     """CLASS/*.jpg, also below train/ and val/; for places that are no folder of this machine."""
-    images = [name for name in names if is_image(name)]
+    images, passed = strays.parted(names, _nowhere)
     rest, parts = without_part(images)
     if not images or not all("/" in name for name in rest):
         return None
@@ -125,12 +123,15 @@ def class_folders(place: Place, names: Sequence[str]) -> Listed | None:
         )  # fmt: skip
     numbers = {name: number for number, name in enumerate(classes)}
     values = np.array([numbers[name.split("/", 1)[0]] for name in rest], dtype=np.int64)
-    return Listed(place, images, Targets("classification", tuple(classes), values), parts=parts)
+    return Listed(
+        place, images, Targets("classification", tuple(classes), values), parts=parts,
+        notes=strays.notes([name for name in passed if "/" in name]),
+    )  # fmt: skip
 
 
-def is_image(name: str) -> bool:
-    """Whether the end of a name is that of an image; outside our own folders that must do."""
-    return PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES
+def _nowhere(name: str) -> Path | None:
+    """Where a file of another machine lies: outside our own folders its ending must do."""
+    return None
 
 
 def samples(
@@ -139,7 +140,7 @@ def samples(
     """Files that belong together by the name before the first dot, as in WebDataset: KEY.jpg with
     KEY.cls (a number or a class), KEY.json ({"label": ...}), or KEY.seg.png (a mask).
 
-    Args:   part_of: "train", "val" or "" for a file
+    Args:   part_of: "train", "val", "test" or "" for a file
     Raises: ValueError: samples without an image or a label, or of several kinds
     """
     groups: dict[str, dict[str, str]] = defaultdict(dict)
@@ -181,7 +182,7 @@ def samples(
         if masks
         else of_values(place.where, labels, class_names(place, names), task)
     )
-    given = parts if set(parts) == {"train", "val"} else None
+    given = parts if len(set(parts)) > 1 and all(parts) else None
     return Listed(place, images, found, masks=masks or None, parts=given)
 
 

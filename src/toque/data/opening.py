@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from toque import checks
-from toque.data import bundled, elsewhere, folder
+from toque.data import bundled, elsewhere, folder, given
 from toque.data.asked import Asked, Columns
 from toque.data.decoding import MAX_PIXELS
 from toque.data.listing import class_files, look, notes_on, some, source_of
@@ -19,10 +19,6 @@ from toque.data.scan import FileFacts, say_bad
 from toque.data.source import Source
 from toque.data.splits import Splits, draw_validation
 from toque.data.targets import Task
-
-_TRAIN = ("train", "training")
-_VALIDATION = ("val", "valid", "validation", "test")
-_PARTS = frozenset({*_TRAIN, *_VALIDATION, "dev", "eval", "testing"})
 
 
 def open(  # noqa: A001 - toque.data.open is the name that says it
@@ -39,10 +35,11 @@ def open(  # noqa: A001 - toque.data.open is the name that says it
     """Open a data set for training: find its classes and files, look at each file, split it.
 
     `data` is "fashion" or "nuclei" (they ship with toque), a cache that `pack` made, a folder with
-    train/CLASS/* and val/CLASS/* (or training/, and valid/, validation/ or test/), or a folder
-    CLASS/* (or train/CLASS/* alone), which is split by a draw keyed by the seed and each file's own
-    name, so that adding a file does not move the others. What a file is, its content says, not its
-    name; hidden files are passed over.
+    train/CLASS/* and val/CLASS/* (or training/, and valid/, validation/, dev/ or eval/; test/ stays
+    out, or is validated on where there is none of these), or a folder CLASS/* (or train/CLASS/*
+    alone), which is split by a draw keyed by the seed and each file's own name, so that adding a
+    file does not move the others. Files whose ending is not that of an image are passed over, and
+    so are hidden ones: `notes` count them. Of which kind an image is, its content says.
 
     It may also be a folder with images/ and masks/; a table (.csv, .parquet); arrays (.npz, .pt, a
     folder of .npy or IDX files); a dataset that Hugging Face's save_to_disk wrote; tar shards (one,
@@ -87,10 +84,12 @@ def _class_folders(data: str | Path, asked: Asked) -> Splits:
         return open_packed(
             root, seed=asked.seed, val_fraction=asked.val_fraction, channels=asked.channels
         )
-    parts = given_parts(root)
+    parts = given.parts_of(root)
     if parts is None:
-        return _split_by_draw(root / only_train(root), asked)
-    return _split_as_given(root, parts, asked)
+        return _split_by_draw(root, asked)
+    if parts.val is None:
+        return _split_by_draw(root / parts.train, asked, given.notes(root, parts))
+    return _split_as_given(root, parts.train, parts.val, asked, given.notes(root, parts))
 
 
 def existing_folder(data: str | Path) -> Path:
@@ -117,40 +116,23 @@ def existing_folder(data: str | Path) -> Path:
     )
 
 
-def given_parts(root: Path) -> tuple[str, str] | None:
-    """The names of the train and val folders, or None where the folders are the classes."""
-    lower = {name.lower(): name for name in folder.subfolders(root)}
-    train = next((lower[name] for name in _TRAIN if name in lower), None)
-    val = next((lower[name] for name in _VALIDATION if name in lower), None)
-    if train is not None and val is not None:
-        return train, val
-    if lower.keys() - set(_TRAIN) and lower.keys() <= _PARTS:  # no classes, and not only train
-        raise checks.invalid(
-            "data", str(root), "a folder with train/ and val/, or with a folder for each class",
-            f"only {' and '.join(lower.values())}", "Rename them to train and val.",
-        )  # fmt: skip
-    return None
-
-
-def only_train(root: Path) -> str:
-    """The name of the train folder where that is all there is, or "." for the folder itself."""
-    names = folder.subfolders(root)
-    return names[0] if len(names) == 1 and names[0].lower() in _TRAIN else "."
-
-
-def _split_as_given(root: Path, parts: tuple[str, str], asked: Asked) -> Splits:
-    train, val = (class_files(root / part) for part in parts)
-    _check_same_classes(val.classes, train.classes, root / parts[1], root / parts[0])
-    _check_same_classes(train.classes, val.classes, root / parts[0], root / parts[1])
+def _split_as_given(
+    root: Path, train_name: str, val_name: str, asked: Asked, notes: Sequence[str]
+) -> Splits:
+    folders = root / train_name, root / val_name
+    train, val = map(class_files, folders)
+    _check_same_classes(val.classes, train.classes, folders[1], folders[0])
+    _check_same_classes(train.classes, val.classes, *folders)
     looked = [look(files, asked.on_bad, asked.max_pixels) for files in (train, val)]
     bad = tuple(file for one in looked for file in one.bad)
     if bad and asked.on_bad == "raise":
         raise say_bad(bad, len(train.names) + len(val.names))
     kept = _channels(asked.channels, [*looked[0].facts, *looked[1].facts])
     sources = [source_of(one, np.arange(len(one.names)), kept, asked.max_pixels) for one in looked]
-    for source, part in zip(sources, parts, strict=True):
-        _check_still_filled(source, root / part)
-    return Splits(sources[0], sources[1], train.classes, bad, kept, notes_on(looked))
+    for source, folder_of in zip(sources, folders, strict=True):
+        _check_still_filled(source, folder_of)
+    said = (*notes_on(looked), *notes)
+    return Splits(sources[0], sources[1], train.classes, bad, kept, said)
 
 
 def _check_same_classes(
@@ -164,7 +146,7 @@ def _check_same_classes(
             )  # fmt: skip
 
 
-def _split_by_draw(root: Path, asked: Asked) -> Splits:
+def _split_by_draw(root: Path, asked: Asked, more: Sequence[str] = ()) -> Splits:
     files = class_files(root)
     looked = look(files, asked.on_bad, asked.max_pixels)
     if looked.bad and asked.on_bad == "raise":
@@ -173,6 +155,11 @@ def _split_by_draw(root: Path, asked: Asked) -> Splits:
     whole = source_of(looked, np.arange(len(looked.names)), kept, asked.max_pixels)
     _check_still_filled(whole, root)
     in_val = draw_validation(looked.names, whole.labels, asked.seed, asked.val_fraction)
+    if not in_val.any():
+        raise checks.invalid(
+            "data", "a class at least", "of two images or more, one of them to validate on",
+            f"one of each in {root}", "Add images, or a folder val/ beside train/.",
+        )  # fmt: skip
     train, val = (
         source_of(looked, np.flatnonzero(chosen), kept, asked.max_pixels)
         for chosen in (~in_val, in_val)
@@ -180,7 +167,7 @@ def _split_by_draw(root: Path, asked: Asked) -> Splits:
     alone = [
         name for label, name in enumerate(files.classes) if int((whole.labels == label).sum()) == 1
     ]
-    notes = notes_on([looked])
+    notes = (*notes_on([looked]), *more)
     if alone:
         notes += (f"Classes of one image, which is trained on and not validated: {some(alone)}.",)
     return Splits(train, val, files.classes, looked.bad, kept, notes, whole)

@@ -52,6 +52,11 @@ def own(
                 "Give both the same classes in the same order.",
             )  # fmt: skip
     channels = int(training.read(0).shape[0])
+    if val is not None and (others := int(validation.read(0).shape[0])) != channels:
+        raise checks.invalid(
+            "data", "the images of val", f"of {channels} channels, as those of train", others,
+            "Convert one of them, so that the model sees one kind.",
+        )  # fmt: skip
     drawn_from = whole if val is None else None
     return Splits(training, validation, training.classes, (), channels, whole=drawn_from)
 

@@ -107,6 +107,7 @@ def _header(path: Path, head: bytes, tail: bytes, max_pixels: int) -> tuple[bool
             return header.components == 1, False, jpeg.ends_well(tail)
     with decoding.opened(head if head is tail else path, max_pixels, str(path)) as image:
         sure = image.format not in ("JPEG", "PNG") or tail.endswith(_PNG_END)
+        sure = sure and not decoding.has_no_range(image)
         animated = image.format != "MPO" and bool(getattr(image, "is_animated", False))
         return decoding.is_gray(image), animated, sure
 

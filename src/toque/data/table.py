@@ -16,10 +16,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from toque import checks
+from toque.data import given
 from toque.data import targets as kinds
 from toque.data.asked import Columns
 from toque.data.files import Listed
-from toque.data.layouts import PARTS
+from toque.data.given import PARTS
 from toque.data.listing import some
 from toque.data.places import Folder, Place, Remote
 from toque.data.targets import Targets, Task
@@ -57,10 +58,11 @@ def read_table(source: str, columns: Columns, task: Task | None) -> Listed:
         named = rows.find(where, "label", labels, _LABEL)
         found, masks = _of_column(rows, where, named, task)
     parts = _parts(rows, where, columns.split)
+    used = None if parts is None else given.without_test(parts)[0]
     return Listed(
         place, paths, found, masks=masks, parts=parts,
         weights=_weights(rows, where, columns.weight),
-        notes=(*_repeated(paths, found, parts), *_untaught(found, parts)),
+        notes=(*_repeated(paths, found, used), *_untaught(found, parts)),
     )  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def _repeated(
         again.append(path)
         if not np.array_equal(targets.values[before], targets.values[row]):
             other.append(path)
-        if parts is not None and parts[before] != parts[row]:
+        if parts is not None and {parts[before], parts[row]} == {"train", "val"}:
             leaked.append(path)
     notes = []
     if again:
@@ -352,11 +354,11 @@ def _parts(rows: _Rows, where: str, asked: str | None) -> list[str] | None:
         part = PARTS.get(str(value).strip().lower())
         if part is None:
             raise checks.invalid(
-                where, "every split", "train or val (valid, validation, test)",
+                where, "every split", "train, val (valid, validation, dev) or test",
                 f"{value!r} in row {at + 1}", checks.nearest(str(value), PARTS),
             )  # fmt: skip
         parts.append(part)
-    return parts
+    return parts if len(set(parts)) > 1 else None  # of one alone, who validates is not said
 
 
 def _weights(rows: _Rows, where: str, asked: str | None) -> np.ndarray | None:

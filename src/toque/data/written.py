@@ -10,6 +10,18 @@ from toque import checks
 from toque.data import targets
 from toque.data.targets import Targets, Task
 
+_NOTHING = frozenset({"nan", "null", "<na>", "nat"})  # "none" and "na" may be classes
+
+
+def _check_filled(where: str, words: Sequence[str]) -> None:
+    """Raise ValueError for what programs write where there is no label: it is no class."""
+    for at, word in enumerate(words, start=1):
+        if word.strip().lower() in _NOTHING:
+            raise checks.invalid(
+                where, "every label", "filled", f"{word!r}, which says that there is none, at {at}",
+                "Fill it, or leave the row out; if it is the name of a class, change that.",
+            )  # fmt: skip
+
 
 def of_values(
     where: str, values: Sequence[object], names: Sequence[str], task: Task | None
@@ -34,6 +46,7 @@ def of_values(
     if task == "classification" and several:
         raise checks.invalid(where, "labels", "one for each image", several[0], "Take multilabel.")
     if task == "classification":
+        _check_filled(where, words)
         return _classes(where, words, names)
     if task == "multilabel":
         rows = [[str(item) for item in row] for row in several] or [[word] for word in words]

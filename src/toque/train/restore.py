@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,20 +77,27 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
     return Trained(run, model.to(device).eval(), classes, channels, pipeline, task)
 
 
-def evaluate(path: str | Path, data_path: str | None = None, *, device: str = "auto") -> Evaluation:
+def evaluate(
+    path: str | Path,
+    data_path: str | None = None,
+    *,
+    device: str = "auto",
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
     """A finished run on its own validation images, or on other labelled images.
 
     Other data is anything that `toque.data.open` takes: of a folder with a val folder, a table with
     a split and the like that part is taken, of data without one every image. Each image is counted
     exactly once.
 
+    Args:   say: told, in a sentence, what of the data is passed over or left out
     Raises: FileNotFoundError, ValueError: as `load_model` and `toque.data.open`; a class that the
             run does not know, a run on data of the caller's own without `data_path`
     Example: >>> toque.evaluate("runs/photos", "photos/new").summary()
     """
     chosen = build.device(device)
     trained = load_model(path, device=str(chosen))
-    return answers(trained, images_of(trained, data_path), chosen)
+    return answers(trained, images_of(trained, data_path, say), chosen)
 
 
 def answers(
@@ -108,23 +116,30 @@ def answers(
     return measure(trained.model.to(device), batches, trained.task, loss, device)
 
 
-def images_of(trained: Trained, data_path: str | None) -> data.Source:
+def images_of(
+    trained: Trained, data_path: str | None, say: Callable[[str], None] | None = None
+) -> data.Source:
     """A run's validation images, or the labelled images of another folder."""
     run = trained.run
     if data_path is not None:
-        return _other_images(trained, data_path)
+        return _other_images(trained, data_path, say)
     if run.data == prepare.OWN:
         raise checks.invalid(
             "evaluate", "the data", "named for a run on a Dataset of your own", "none",
             "Give a folder of images, as in: toque evaluate RUN photos/",
         )  # fmt: skip
     splits = own_splits(run)
+    check_classes(trained, splits)
+    return splits.val
+
+
+def check_classes(trained: Trained, splits: data.Splits) -> None:
+    """Raise ValueError where data of a run's name has other classes now."""
     if splits.classes != trained.classes:
         raise checks.invalid(
             "evaluate", "the data", f"of the run's classes {list(trained.classes)}",
             list(splits.classes), "Name the class folders as in training.",
         )  # fmt: skip
-    return splits.val
 
 
 def own_splits(run: Run) -> data.Splits:
@@ -143,12 +158,15 @@ def own_splits(run: Run) -> data.Splits:
         ) from mistake
 
 
-def _other_images(trained: Trained, data_path: str) -> data.Source:
+def _other_images(
+    trained: Trained, data_path: str, say: Callable[[str], None] | None
+) -> data.Source:
     run = trained.run
     if trained.task.name == "classification" and data.is_class_folder(data_path):
         return data.open_labelled(
-            data_path, classes=trained.classes, channels=trained.channels, on_bad=run.on_bad
-        )
+            data_path, classes=trained.classes, channels=trained.channels, on_bad=run.on_bad,
+            say=say,
+        )  # fmt: skip
     asked = run.changed(task=trained.task.name)
     splits = prepare.open_named(asked, data_path, channels=trained.channels)
     # Numbers for names: other data may lack the last classes.
@@ -157,4 +175,7 @@ def _other_images(trained: Trained, data_path: str) -> data.Source:
             "evaluate", "the data", f"of the run's {', '.join(trained.classes[:8])}",
             ", ".join(splits.classes[:8]), "Name the classes, labels or columns as in training.",
         )  # fmt: skip
+    if say is not None:
+        for note in splits.notes:
+            say(note)
     return data.Joined(splits.train, splits.val) if splits.drawn else splits.val

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from toque.data import opening, progress
+from toque.data import given, opening, progress
 from toque.data.checking import words
 from toque.data.checking.copies import copies
 from toque.data.checking.examine import Seen, examine_file, examine_pixels
 from toque.data.checking.findings import Finding, Findings, Item, Part
+from toque.data.checking.passed import no_image, passed_over
 from toque.data.checking.several import several
 from toque.data.decoding import MAX_PIXELS, decode
 from toque.data.elsewhere import is_class_folder
@@ -42,6 +43,21 @@ class _Image:
     labels: frozenset[str] = frozenset()
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be checked.
+
+    where:  what a person calls it
+    labels: the names of all labels, where an image may have several
+    passed: what a run would not use, told without a look at it
+    """
+
+    images: list[_Image]
+    where: str
+    labels: tuple[str, ...]
+    passed: tuple[Finding, ...]
+
+
 def check(
     data: str | Path | Splits,
     *,
@@ -56,8 +72,8 @@ def check(
     Problems are: files that cannot be read whole; images of the validation part that are also in
     the training part, as exact or near copies; copies with different labels; exact copies within a
     part. Worth knowing: near copies within a part, uneven classes, odd sizes, files that other
-    tools may show differently (EXIF orientation, 16 bits, CMYK, animation, transparency), and the
-    mean and deviation of the channels.
+    tools may show differently (EXIF orientation, 16 bits, CMYK, animation, transparency), what of a
+    folder a run passes over, and the mean and deviation of the channels.
 
     Args:    data: what `toque.data.open` takes, or its result; files of a folder that cannot be
              used are found, not refused
@@ -72,7 +88,8 @@ def check(
              (False, ['3 files cannot be read. Mend or remove them.'])
     """
     began = time.monotonic()
-    images, where, names = _images(data, seed, val_fraction, max_pixels)
+    asked = _images(data, seed, val_fraction, max_pixels)
+    images, names = asked.images, asked.labels
     labels = [image.labels for image in images]
     seen = _look(images, threads, show)
     items = [image.item for image in images]
@@ -83,24 +100,23 @@ def check(
         *(several(items, labels, names) if names else _balance(items)),
         *_odd(items, seen),
         *_shapes(items, seen, readable),
+        *asked.passed,
     ]
     found.sort(key=lambda finding: not finding.problem)
     mean, std = _statistics(items, seen, readable)
     readers = {(one.item.part, one.item.index): one.read for one in images}
     return Findings(
-        where, tuple(found), tuple(_parts(items, labels, seen)), mean, std,
-        time.monotonic() - began, lambda item: readers[item.part, item.index](),
+        asked.where, tuple(found), tuple(_parts(items, labels, seen)), mean, std,
+        time.monotonic() - began,
+        lambda item: readers.get((item.part, item.index), partial(no_image, item))(),
     )  # fmt: skip
 
 
-def _images(
-    data: str | Path | Splits, seed: int, val_fraction: float, max_pixels: int
-) -> tuple[list[_Image], str, tuple[str, ...]]:
-    """The images, where they are, and the names of all labels where an image may have several."""
+def _images(data: str | Path | Splits, seed: int, val_fraction: float, max_pixels: int) -> _Asked:
     folder = not isinstance(data, Splits) and Path(data).is_dir() and is_class_folder(str(data))
     if not isinstance(data, Splits) and folder and not is_cache(Path(data)):
         root = opening.existing_folder(data)
-        return _files(root, seed, val_fraction, max_pixels), str(data), ()
+        return _files(root, str(data), seed, val_fraction, max_pixels)
     where = "the data" if isinstance(data, Splits) else str(data)
     splits = (
         data
@@ -110,27 +126,36 @@ def _images(
     pairs = (("train", splits.train), ("val", splits.val))
     images = [one for name, source in pairs for one in _of_source(name, source, max_pixels)]
     names = splits.classes if splits.train.task == "multilabel" else ()
-    return images, where, tuple(names)
+    notes = tuple(Finding("parts", False, note) for note in splits.notes)
+    return _Asked(images, where, tuple(names), notes)
 
 
-def _files(root: Path, seed: int, val_fraction: float, max_pixels: int) -> list[_Image]:
-    """Every file of a folder of class folders, with the part that it is in or would be drawn to."""
-    parts = opening.given_parts(root)
-    images = []
-    for kind, folder in zip(("train", "val"), parts or (opening.only_train(root),), strict=False):
+def _files(root: Path, where: str, seed: int, val_fraction: float, max_pixels: int) -> _Asked:
+    """Every image of a folder of class folders, with the part that it is in or would be drawn to;
+    and what is passed over."""
+    parts = given.parts_of(root)
+    folders = {"train": "."} if parts is None else {"train": parts.train, "val": parts.val}
+    images: list[_Image] = []
+    passed: list[Finding] = []
+    for kind, folder in folders.items():
+        if folder is None:
+            continue
         files = class_files(root / folder)
         in_val = (
-            draw_validation(files.names, np.array(files.labels), seed, val_fraction)
-            if parts is None
-            else np.full(len(files.names), kind == "val")
+            np.full(len(files.names), kind == "val")
+            if parts is not None and parts.val is not None
+            else draw_validation(files.names, np.array(files.labels), seed, val_fraction)
         )
+        passed += passed_over(kind, files)
         for index, (name, label) in enumerate(zip(files.names, files.labels, strict=True)):
             item = Item("val" if in_val[index] else "train", index, name, files.classes[label])
             path = files.root / name
             look = partial(examine_file, path, max_pixels)
             read = partial(decode, path, max_pixels=max_pixels)
             images.append(_Image(item, look, read, frozenset([item.label])))
-    return images
+    notes = () if parts is None else given.notes(root, parts)
+    passed += [Finding("parts", False, note) for note in notes]
+    return _Asked(images, where, (), tuple(passed))
 
 
 def _of_source(part: str, source: Source, max_pixels: int) -> Iterator[_Image]:

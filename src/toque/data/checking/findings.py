@@ -10,7 +10,7 @@ import torch
 
 Kind = Literal[
     "unreadable", "leakage", "contradictory", "exact duplicates", "near duplicates", "suspects",
-    "imbalance", "labels", "oddities", "sizes",
+    "imbalance", "labels", "oddities", "sizes", "passed over", "parts",
 ]  # fmt: skip
 
 

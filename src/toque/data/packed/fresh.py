@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from toque import durable
-from toque.data import elsewhere, folder
+from toque.data import elsewhere, folder, strays
 from toque.data.layouts import CLASS_FILE
 from toque.data.packed.format import PackedPart, WatchedFile
 from toque.data.packed.images import SourceFile
@@ -99,7 +99,8 @@ def differences(
         above = []
     for one in above:
         inside = (f"{one}/{file}" for file in folder.files_below(root / one))
-        found += [file for file in inside if file not in known]
+        came = [file for file in inside if file not in known]
+        found += strays.parted(came, lambda file: root / file)[0]
     return found
 
 

@@ -51,6 +51,15 @@ class Table:
     caption: str = "On the validation images."
 
 
-def percent(share: float) -> str:
-    """ "91.2 %", or "-" for what is not a number."""
-    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+def percent(share: float, digits: int = 1) -> str:
+    """ "91.2 %", or "-" for what is not a number; never rounded up to 100 % or down to 0 %, which
+    would say "always"."""
+    if not math.isfinite(share):
+        return "-"
+    margin = 10.0**-digits
+    value = round(share * 100, digits)
+    if share < 1 and value >= 100:
+        return f"> {100 - margin:.{digits}f} %"
+    if share > 0 and value <= 0:
+        return f"< {margin:.{digits}f} %"
+    return f"{value:.{digits}f} %"

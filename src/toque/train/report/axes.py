@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 
+from toque.train.metrics import shown
+
 _ROUND_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _ROUND_INTEGER_STEPS = (1.0, 2.0, 5.0, 10.0)
 _LETTERS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -89,16 +91,9 @@ def compact(value: float) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """0.9431 -> "94.3 %"; never rounded up to 100 % or down to 0 %, which would say "always"."""
-    if not math.isfinite(share):
-        return "–"
-    margin = 10.0**-digits
-    value = round(share * 100, digits)
-    if share < 1 and value >= 100:
-        return f"> {100 - margin:.{digits}f}{_PERCENT}"
-    if share > 0 and value <= 0:
-        return f"< {margin:.{digits}f}{_PERCENT}"
-    return f"{value:.{digits}f}{_PERCENT}"
+    """As `shown.percent`, with a space that does not break."""
+    said = shown.percent(share, digits)
+    return said.removesuffix(" %") + _PERCENT if math.isfinite(share) else "–"
 
 
 def duration(seconds: float) -> str:

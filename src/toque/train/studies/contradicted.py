@@ -27,8 +27,9 @@ def contradicted(path: str | Path, *, show: Show = "auto") -> list[Contradicted]
     """The images of a run whose targets its kept weights contradict: of its validation part those
     contradicted most surely, of its training part those that it did not take on while it learnt.
 
-    What the weights contradict among the training images is kept in the run folder, where
-    `toque report` finds it.
+    The answers on validation images are those that the run kept, where these are of the same
+    weights and data. What the weights contradict among the training images is kept in the run
+    folder, where `toque report` and the next call find it.
 
     Args:    show: how to tell how far that is
     Raises:  FileNotFoundError: no run folder, or a run that has not finished
@@ -36,11 +37,14 @@ def contradicted(path: str | Path, *, show: Show = "auto") -> list[Contradicted]
              own, or of other classes than there are now
     """
     trained = restore.load_model(path)
-    train_images = learnt.images_of(trained)
-    validation_images = restore.images_of(trained, None)
-    validation = restore.answers(trained, validation_images)
+    splits = learnt.splits_of(trained)
+    train_images, validation_images = splits.train, splits.val
+    known = learnt.kept(Path(path), splits)
+    validation = known.validation or restore.answers(trained, validation_images)
     of_validation = validation.doubts(validation_images.classes)
-    of_training = learnt.doubts(Path(path), trained, train_images, validation, show=show)
+    of_training = known.training or learnt.doubts(
+        Path(path), trained, train_images, validation, show=show
+    )
     in_doubt = len({one.index for one in of_validation})
     cannot_tell = validation.cannot_tell()
     findings = [

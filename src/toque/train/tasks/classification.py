@@ -110,6 +110,16 @@ class ClassEvaluation(Evaluation):
         return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
+@dataclass(frozen=True, eq=False)
+class KeptEvaluation(Evaluation):
+    """What a run keeps of an evaluation on its validation images: see `metrics.answers`."""
+
+    answers: Answers
+
+    def doubts(self, names: Sequence[str], validation: Evaluation | None = None) -> list[Doubt]:
+        return doubts(self.answers, names, learnt=validation is not None)
+
+
 def doubts(answers: Answers, names: Sequence[str], *, learnt: bool = False) -> list[Doubt]:
     """The images whose labels kept answers contradict, the firmest contradiction first.
 
