@@ -282,7 +282,7 @@ def test_several_labels_of_an_image(tmp_path):
         rows.append(f"{number:02}.jpg,{labels},{'train' if number < len(train) else 'val'}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
     findings = look(tmp_path / "t.csv")
-    assert {one.kind for one in findings.findings} == {"labels"}
+    assert {one.kind for one in findings.findings} == {"labels", "parts"}
     says = {one.says.partition(":")[0]: one for one in findings.findings}
     assert [one.says for one in findings.problems] == [says["In validation images alone"].says]
     assert "alone: cat. They cannot be learnt" in findings.problems[0].says
