@@ -62,7 +62,8 @@ NAMES = {
         signal truncated_normal whiten zero zero_init_residual
     """,
     "toque.train": """
-        Evaluation Replayed Result Run Stopped evaluate fit load_model replay
+        CheckpointFolder Evaluation Replayed Result Run Stopped create_optimizer
+        create_schedule create_step evaluate fit load_model replay
     """,
     "toque.train.metrics": """
         Answers Calibration Doubt Interval Scores Suspect difference resample score scores_of

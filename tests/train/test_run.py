@@ -103,7 +103,8 @@ def test_a_wrong_setting_is_named(settings, sentence):
 
 
 def test_the_names_of_other_tools_stand_for_settings_that_exist():
-    known = set(refusal._paths(Run)) | {"optimizer.momentum", "optimizer.betas"}  # of its class
+    of_its_class = {"optimizer.momentum", "optimizer.betas", "loss.gamma"}
+    known = set(refusal._paths(Run)) | of_its_class
     assert set(refusal._ELSEWHERE.values()) <= known
     assert not set(refusal._ELSEWHERE) & known
     assert refusal.meant("learning_rate", Run) == "optimizer.learning_rate"
@@ -114,8 +115,8 @@ def test_the_names_of_other_tools_stand_for_settings_that_exist():
 
 def test_a_wrong_setting_is_named_with_its_place(tmp_path):
     file = tmp_path / "run.toml"
-    file.write_text("[loss]\nsmoothing = 1\n")
-    with pytest.raises(ValueError, match=r"^run.toml \[loss\]: smoothing is not a setting"):
+    file.write_text("[clip]\nnorms = 1\n")
+    with pytest.raises(ValueError, match=r"^run.toml \[clip\]: norms is not a setting"):
         settings_of.load(file)
     with pytest.raises(ValueError, match=r"^--set: sed is not a setting. Did you mean seed\?"):
         settings_of.load(None, {"sed": "3"})

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from toque import checks
 from toque.random import Key
 
 
@@ -28,6 +29,19 @@ class Batch:
     targets: torch.Tensor
     indices: np.ndarray
     epoch: np.ndarray
+
+    @classmethod
+    def of(cls, images: torch.Tensor, targets: torch.Tensor) -> Batch:
+        """A batch of another loader; its images are numbered as they stand in it, in epoch 0.
+
+        Raises: TypeError: images that are no tensor [B, ...]
+        """
+        if not isinstance(images, torch.Tensor) or not images.ndim:
+            raise checks.invalid_type(
+                "Batch.of", "images", "a tensor [B, ...]", type(images).__name__,
+                "Give the images and the targets of the loader's pair.",
+            )  # fmt: skip
+        return cls(images, targets, np.arange(len(images)), np.zeros(len(images), dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -145,6 +145,14 @@ def names() -> list[str]:
     return sorted([*FUNCTIONS, *MODULES])
 
 
+def arguments(name: str) -> set[str] | None:
+    """The settings of the loss of that name; None where it takes any.
+
+    Raises: ValueError: unknown name
+    """
+    return _find(name)[1]
+
+
 def _find(name: str | LossFunction) -> tuple[_Maker, set[str] | None]:
     """The function, class or module of that name, and the settings it has (None: any)."""
     if not isinstance(name, str):

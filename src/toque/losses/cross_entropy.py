@@ -52,7 +52,7 @@ def cross_entropy(
     all_count = labels.check_targets(where, logits, targets, ignore_index)
     reductions.check(where, reduction)
     check_smoothing(where, label_smoothing)
-    _check_class_weights(where, logits, class_weights)
+    check_class_weights(where, logits, class_weights)
     scores = reductions.full_precision(logits)
     weights = None if class_weights is None else class_weights.to(scores.dtype)
 
@@ -117,7 +117,7 @@ def check_smoothing(where: str, label_smoothing: float) -> None:
         )
 
 
-def _check_class_weights(where: str, logits: Tensor, class_weights: Tensor | None) -> None:
+def check_class_weights(where: str, logits: Tensor, class_weights: Tensor | None) -> None:
     if class_weights is not None and tuple(class_weights.shape) != (logits.shape[1],):
         raise checks.invalid(
             where, "class_weights", f"of shape [{logits.shape[1]}]", list(class_weights.shape),

@@ -16,7 +16,7 @@ from toque import checks
 from toque.layers.fused import Needs, Residuals, fused
 from toque.losses import reduction as reductions
 from toque.losses import targets as labels
-from toque.losses.cross_entropy import cross_entropy
+from toque.losses.cross_entropy import check_class_weights, cross_entropy
 from toque.losses.exponentials import softplus
 from toque.losses.reduction import Reduction
 
@@ -38,12 +38,14 @@ def focal(
     Shape:  logits [B, K, ...], targets [B, ...] -> [] or [B, ...]
     Units:  nats; "mean" divides as cross_entropy does
     Args:   gamma: focus, >= 0; 0 is exactly cross_entropy
-    Raises: ValueError: gamma < 0, shapes disagree, a class number out of range
+    Raises: ValueError: gamma < 0, shapes disagree, a class number out of range, class_weights that
+            are not [K]
             TypeError: probabilities as targets
     Source: Lin 2017, arXiv:1708.02002, eq. 4, with softmax
     """
     _check_gamma("focal", gamma)
     reductions.check("focal", reduction)
+    check_class_weights("focal", logits, class_weights)
     if labels.are_probabilities(targets):
         raise checks.invalid_type(
             "focal", "targets", "class numbers", targets.dtype, "Use cross_entropy for these."

@@ -10,6 +10,13 @@ load_model the model of a finished run
 replay     one step of a run again, exactly
 Replayed   what happened in it
 
+For a loop of your own, from the same parts as fit (docs/guide/own_loop.md):
+
+create_optimizer  one by name, with groups by rules
+create_schedule   the learning rate as a function of images seen
+create_step       from a batch to changed weights
+CheckpointFolder  complete or absent, hashed, never unpickled
+
 Its rooms, from the bottom up (import-linter holds the order):
 
 settings/      the settings of a run; run.py puts them together
@@ -43,14 +50,22 @@ _NAMES = {
     "load_model": "restore",
     "replay": "studies.replaying",
     "Replayed": "studies.replaying",
+    "CheckpointFolder": "state.own",
+    "create_optimizer": "optimisation.own",
+    "create_schedule": "optimisation.own",
+    "create_step": "steps.own",
 }
 
 __all__ = [
+    "CheckpointFolder",
     "Evaluation",
     "Replayed",
     "Result",
     "Run",
     "Stopped",
+    "create_optimizer",
+    "create_schedule",
+    "create_step",
     "evaluate",
     "fit",
     "load_model",
@@ -59,9 +74,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from toque.train.loop import fit
+    from toque.train.optimisation.own import create_optimizer, create_schedule
     from toque.train.restore import evaluate, load_model
     from toque.train.result import Result
     from toque.train.run import Run
+    from toque.train.state.own import CheckpointFolder
+    from toque.train.steps.own import create_step
     from toque.train.stop import Stopped
     from toque.train.studies.replaying import Replayed, replay
     from toque.train.tasks import Evaluation

@@ -14,6 +14,7 @@ from toque.train.measure import Loss
 from toque.train.prepare import Own
 from toque.train.run import Run
 from toque.train.tasks import Task
+from toque.train.tasks import loss as loss_of
 
 
 def pipelines(
@@ -88,13 +89,20 @@ def _check_sizes(model: nn.Module, run: Run, channels: int, task: Task) -> None:
     model.train(was_training)
 
 
-def losses(run: Run, own: Own, task: Task) -> tuple[Loss, Loss]:
-    """The loss to minimise, and the one to validate with: the same, but without smoothing."""
-    if own.loss is not None:
-        return own.loss, own.loss
-    name, smoothing = run.loss.name, run.loss.label_smoothing
-    assert name is not None and smoothing is not None, "resolve fills them in"
-    return task.loss(name, smoothing), task.loss(name, 0.0)
+def losses(run: Run, own: Own, task: Task, place: torch.device) -> tuple[Loss, Loss]:
+    """The loss to minimise, and the one to validate with: the same, but without smoothing.
+
+    Args:   place: the device of the outputs
+    Raises: ValueError: as `tasks.loss.by_settings`; arguments for a loss of the caller's
+    """
+    if own.loss is None:
+        return loss_of.by_settings(run, task, place)
+    if run.loss.model_extra:
+        raise checks.invalid(
+            "run.toml [loss]", checks.first(run.loss.model_extra), "unset with a loss of your own",
+            "a value", "Give your loss its arguments where you make it.",
+        )  # fmt: skip
+    return own.loss, own.loss
 
 
 def device(name: str, local_rank: int = 0) -> torch.device:

@@ -91,7 +91,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     # Before the model: ranks with other models could not even exchange its first weights.
     differing = distributed.check_same(world, settings.identity(run), recorded)
     network = preparing.place(run, world, build.network(run, splits, own, task, device))
-    training_loss, validation_loss = build.losses(run, own, task)
+    training_loss, validation_loss = build.losses(run, own, task, device)
     num_images, total_images = len(splits.train), parts.total_images(run, splits)
     rate = schedule(run, total_images)
     early = EarlyStop(run.stop)
@@ -104,7 +104,9 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     step = parts.build_step(run, splits, network, training_loss, precision, world, shown.say)
     step.warn = warn
     now = Standing(step, window, early, trouble, fingerprint)
-    validate = Validation(run, splits, validation_pipeline, task, validation_loss, precision, world)
+    validate = Validation(
+        run, splits, validation_pipeline, task, validation_loss, precision, world, shown
+    )
     shown.say(prepare.in_words(run, splits, task, device))
     notes_before = (*splits.notes, *prepare.notes(run, splits), *differing)
     for note in (*notes_before, *preparing.notes(run, world, network)):

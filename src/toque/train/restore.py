@@ -18,6 +18,7 @@ from toque.train.run import Run
 from toque.train.run_folder import environment
 from toque.train.run_folder.folder import WEIGHTS, read_run
 from toque.train.tasks import Evaluation, Task
+from toque.train.tasks import loss as loss_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def answers(
         source, trained.pipeline, batch_size=trained.run.batch_size,
         threads=environment.num_cores(), upload=build.upload(device),
     )  # fmt: skip
-    loss = trained.task.loss(trained.task.loss_name, 0.0)
+    _, loss = loss_of.by_settings(trained.run, trained.task, device)
     return measure(trained.model.to(device), batches, trained.task, loss, device)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 from torch import nn
 
 from toque import data
-from toque.data import Pipeline, Splits
+from toque.data import Batch, Pipeline, Splits
 from toque.train import build
 from toque.train.distributed import World, preparing
+from toque.train.logs.progress import Progress
 from toque.train.measure import Evaluation, Loss, measure
 from toque.train.run import Run
 from toque.train.steps.precision import Precision
@@ -19,6 +22,7 @@ class Validation:
 
     Args: pipeline: of evaluation
           loss: that counts every target once
+          shown: is told of every batch
     """
 
     def __init__(
@@ -30,6 +34,7 @@ class Validation:
         loss: Loss,
         precision: Precision,
         world: World,
+        shown: Progress,
     ) -> None:
         self._run = run
         self._splits = splits
@@ -38,6 +43,7 @@ class Validation:
         self._loss = loss
         self._precision = precision
         self._world = world
+        self._shown = shown
         # Their pixels are the host's, as `toque predict` and exported models make them.
         self._upload = build.upload(precision.device)
         size = run.image_size or 1
@@ -59,6 +65,16 @@ class Validation:
         world.share(model, "the running statistics", parameters=False)
         lockstep = preparing.lockstep(run, world, model, len(splits.val), self._image_shape)
         return measure(
-            model, batches, self._task, self._loss, self._precision.device, self._precision, world,
-            lockstep,
+            model, self._told(batches), self._task, self._loss, self._precision.device,
+            self._precision, world, lockstep,
         )  # fmt: skip
+
+    def _told(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; the progress counts them, and as many of every other rank."""
+        images, total = 0, len(self._splits.val)
+        self._shown.validating(0, total)
+        for batch in batches:
+            yield batch
+            images += len(batch)
+            self._shown.validating(min(images * self._world.size, total - 1), total)
+        self._shown.validating(total, total)

@@ -34,6 +34,9 @@ class SilentProgress:
     def step(self, images_seen: int, loss: float, learning_rate: float) -> None:
         pass
 
+    def validating(self, images: int, num_images: int) -> None:
+        pass
+
     def say(self, sentence: str) -> None:
         pass
 

@@ -24,6 +24,9 @@ class Progress(Protocol):
 
     def step(self, images_seen: int, loss: float, learning_rate: float) -> None: ...
 
+    def validating(self, images: int, num_images: int) -> None:
+        """So many of the validation images were answered; all of them at the end."""
+
     def say(self, sentence: str) -> None: ...
 
     def end(self) -> None: ...
@@ -64,6 +67,9 @@ class Quiet:
     def step(self, images_seen: int, loss: float, learning_rate: float) -> None:
         pass
 
+    def validating(self, images: int, num_images: int) -> None:
+        pass
+
     def say(self, sentence: str) -> None:
         if sentence.startswith("warning"):
             print(sentence, file=sys.stderr)
@@ -98,6 +104,9 @@ class Lines:
             f"{speed:.0f} images/s  loss {loss:.4f}  lr {learning_rate:.2g}  {_clock(left)} left"
         )
 
+    def validating(self, images: int, num_images: int) -> None:
+        pass  # what it found is a line
+
     def say(self, sentence: str) -> None:
         print(sentence, file=self._stream, flush=True)
 
@@ -106,7 +115,12 @@ class Lines:
 
 
 class Bar:
-    """A bar with images/s, loss, learning rate and time left; sentences scroll above it."""
+    """A bar with images/s, loss, learning rate and time left; sentences scroll above it.
+
+    Below it stands one of the validation, if that takes longer than a second.
+    """
+
+    _VALIDATION_SHOWN_S = 1.0
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -117,38 +131,66 @@ class Bar:
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:3.0f} %"),
             TextColumn("{task.fields[speed]} images/s"),
-            TextColumn("loss {task.fields[loss]}"),
-            TextColumn("lr {task.fields[rate]}"),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
             speed_estimate_period=10,
         )
         self._task: TaskID | None = None
+        self._validation: TaskID | None = None
+        self._validating_since: float | None = None
 
     def begin(self, images_seen: int, total_images: int) -> None:
         self._bar.start()
         self._task = self._bar.add_task(
-            "", total=total_images, completed=images_seen, speed="-", loss="-", rate="-"
+            "", total=total_images, completed=images_seen, speed="-", loss="loss -", rate="lr -"
         )
 
     def step(self, images_seen: int, loss: float, learning_rate: float) -> None:
         if self._task is None:
             return
-        speed = self._bar.tasks[0].speed
-        self._bar.update(
-            self._task,
-            completed=images_seen,
-            speed=f"{speed:.0f}" if speed else "-",
-            loss=f"{loss:.4f}",
-            rate=f"{learning_rate:.2g}",
-        )
+        self._move(self._task, images_seen)
+        self._bar.update(self._task, loss=f"loss {loss:.4f}", rate=f"lr {learning_rate:.2g}")
+
+    def validating(self, images: int, num_images: int) -> None:
+        if images >= num_images:
+            self._end_validation()
+            return
+        now = time.monotonic()
+        if self._validating_since is None:
+            self._validating_since = now
+        if now - self._validating_since < self._VALIDATION_SHOWN_S:
+            return
+        if self._validation is None:
+            self._bar.start()  # the last validation of a run comes after the end of its bar
+            self._validation = self._bar.add_task(
+                "", total=num_images, speed="-", loss="validating", rate=""
+            )
+        self._move(self._validation, images)
 
     def say(self, sentence: str) -> None:
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def end(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        self._end_validation()
         self._bar.stop()
+
+    def _move(self, task: TaskID, images: int) -> None:
+        speed = next(one.speed for one in self._bar.tasks if one.id == task)
+        self._bar.update(task, completed=images, speed=f"{speed:.0f}" if speed else "-")
+
+    def _end_validation(self) -> None:
+        self._validating_since = None
+        if self._validation is not None:
+            self._bar.remove_task(self._validation)
+            self._validation = None
+            if self._task is None:
+                self._bar.stop()
 
 
 def _clock(seconds: float) -> str:

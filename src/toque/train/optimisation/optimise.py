@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,20 +102,12 @@ def resolve_rules(run: Run, image_size: int) -> list[dict[str, Any]]:
 def build(run: Run, model: nn.Module, device: torch.device) -> Optimizers:
     """The optimisers of a model's parameters, as the settings and their rules say.
 
-    Rules that name an optimiser give it the parameters they match. Muon, which takes matrices only,
-    leaves everything else to AdamW.
+    Rules that name an optimiser give it the parameters they match.
 
     Raises: ValueError: no parameter to train, a rule that matches nothing, a refused setting
     """
     settings: dict[str, OptimizerSettings] = {"default": run.optimizer}
     rules = []
-    if run.optimizer.name.lower() == "muon":
-        settings["adamw"] = OptimizerSettings(
-            name="adamw", learning_rate=run.optimizer.learning_rate
-        )
-        rules.append(Rule("*", optimizer="adamw"))
-        if any(parameters.is_hidden_matrix(*named) for named in model.named_parameters()):
-            rules.append(Rule(parameters.is_hidden_matrix, optimizer="default"))
     for number, given in enumerate(run.rules):
         name = None if given.optimizer is None else f"rule {number}"
         if given.optimizer is not None:
@@ -129,26 +121,55 @@ def build(run: Run, model: nn.Module, device: torch.device) -> Optimizers:
                 optimizer=name,
             )
         )
-    parameters.apply(model, [rule for rule in rules if rule.frozen])
-    # Fused kernels know no pieces of parameters (FSDP2), and fused SGD none that learn later.
-    late = any(given.frozen_epochs for given in run.rules) or sharding.is_sharded(model)
-    groups = parameters.by_optimizer(model, rules, weight_decay=run.optimizer.weight_decay)
-    peak = run.optimizer.learning_rate
-    assert peak is not None, "resolve_optimizer fills it in"
-    parts = {}
-    for name, own in groups.items():
-        for group in own:
-            group["lr_scale"] *= (settings[name].learning_rate or peak) / peak
-        parts[name] = create(settings[name], own, device, foreach_only=late)
-    if run.optimizer.lookahead:
-        parts = {name: _looking_ahead(part, run.optimizer) for name, part in parts.items()}
-    made = Optimizers(parts)
+    late = any(given.frozen_epochs for given in run.rules)
+    made = assemble(model, settings, rules, device, late=late)
     if made.averaging and run.schedule.name != "constant":
         raise checks.invalid(
             "run.toml", "schedule.name", f"constant for {run.optimizer.name}", run.schedule.name,
             "It averages instead of lowering the rate; set schedule.name = \"constant\".",
         )  # fmt: skip
     return made
+
+
+def assemble(
+    model: nn.Module,
+    settings: Mapping[str, OptimizerSettings],
+    rules: Sequence[Rule],
+    device: torch.device,
+    *,
+    late: bool = False,
+) -> Optimizers:
+    """The optimisers of a model's parameters by the names that the rules give them.
+
+    Muon, which takes matrices only, leaves everything else to AdamW.
+
+    Args:   settings: resolved; "default" takes what no rule gives to another
+            late: some parameters begin to learn later
+    Raises: ValueError: no parameter to train, a rule that matches nothing, a refused setting
+    """
+    default = settings["default"]
+    rules = list(rules)
+    if default.name.lower() == "muon":
+        adamw = OptimizerSettings(name="adamw", learning_rate=default.learning_rate)
+        settings = {"adamw": adamw, **settings}
+        before = [Rule("*", optimizer="adamw")]
+        if any(parameters.is_hidden_matrix(*named) for named in model.named_parameters()):
+            before.append(Rule(parameters.is_hidden_matrix, optimizer="default"))
+        rules = before + rules
+    parameters.apply(model, [rule for rule in rules if rule.frozen])
+    # Fused kernels know no pieces of parameters (FSDP2), and fused SGD none that learn later.
+    late = late or sharding.is_sharded(model)
+    groups = parameters.by_optimizer(model, rules, weight_decay=default.weight_decay)
+    peak = default.learning_rate
+    assert peak is not None, "resolve_optimizer fills it in"
+    parts = {}
+    for name, own in groups.items():
+        for group in own:
+            group["lr_scale"] *= (settings[name].learning_rate or peak) / peak
+        parts[name] = create(settings[name], own, device, foreach_only=late)
+    if default.lookahead:
+        parts = {name: _looking_ahead(part, default) for name, part in parts.items()}
+    return Optimizers(parts)
 
 
 def _looking_ahead(

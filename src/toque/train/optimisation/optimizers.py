@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from toque.train.distributed import sharding
 from toque.train.optimisation.bare import bare_step
+from toque.train.state.layout import lay_out
 
 
 class Optimizers:
@@ -48,13 +49,18 @@ class Optimizers:
         for group in self._groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
 
-    def step(self, bad: Tensor) -> None:
+    def zero_grad(self) -> None:
+        """Forget the gradients; the next backward makes new ones."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self, bad: Tensor | None = None) -> None:
         """Change the parameters, unless `bad` (float32 [], 1 or 0) says that nothing may change.
 
         Nothing waits for a GPU if every optimiser is fused; else `bad` is read.
         """
-        if self._reads(bad):
-            if bad.item() == 0:
+        if bad is None or self._reads(bad):
+            if bad is None or bad.item() == 0:
                 with torch.no_grad():
                     for step in self._steps:
                         step()
@@ -98,18 +104,5 @@ class Optimizers:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, part in self.parts.items():
             sharding.load_optimizer(part, state[name])
-            _lay_out(part)
+            lay_out(part)
         self._find_groups()
-
-
-def _lay_out(part: torch.optim.Optimizer) -> None:
-    """Give the loaded state the memory layout of its parameters.
-
-    A fused step walks through parameter, gradient and state in the order of memory and does not
-    look at strides: with a momentum from a checkpoint, which is contiguous, it would add to each
-    weight of a channels_last convolution the momentum of another one, without a word.
-    """
-    for parameter, values in part.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.ndim:
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -10,7 +10,10 @@ from toque.train.settings.section import Section
 
 
 class LossSettings(Section):
-    """What is minimised."""
+    """What is minimised, and its arguments by the names they have in toque.losses or torch.nn."""
+
+    # Further keys are arguments of the loss; tasks/loss.py checks them by its signature.
+    model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str | None = Field(
         None, description="a name of toque.losses, or several joined by +; unset: by the task"

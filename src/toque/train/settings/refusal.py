@@ -43,6 +43,8 @@ _ELSEWHERE = {
     "arch": "model",
     "val_split": "val_fraction",
     "output": "out",
+    "gamma": "loss.gamma",
+    "smoothing": "loss.label_smoothing",
 }
 
 

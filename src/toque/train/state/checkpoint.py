@@ -213,7 +213,7 @@ def scored(folder: Path, images_seen: int) -> Checkpoint | None:
     for one in reversed(found(folder)):
         if one.score is not None and one.images_seen <= images_seen:
             return one
-        _remove(one.path)
+        remove(one.path)
     return None
 
 
@@ -263,10 +263,11 @@ def prune(folder: Path, keep: int) -> None:
     kept = [*checkpoints[-keep:], *scored[-1:], _best(checkpoints)]
     for checkpoint in checkpoints:
         if checkpoint not in kept:
-            _remove(checkpoint.path)
+            remove(checkpoint.path)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a checkpoint, whole or not at all under its name."""
     # Renamed first: a kill in the middle must not leave half a checkpoint under its name.
     leaving = path.with_name(f".writing-{path.name}")
     path.rename(leaving)

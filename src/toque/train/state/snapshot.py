@@ -72,6 +72,9 @@ def take_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         tensors[name] = value.detach()
         return {"tensor": name}
     if isinstance(value, Mapping):
+        if other := [key for key in value if not isinstance(key, str | int)]:
+            kind = type(other[0]).__name__
+            raise TypeError(f"a checkpoint's dicts have keys of text or whole numbers; got {kind}")
         # Pairs, because JSON would turn the integer keys of an optimiser's state into strings.
         return {"dict": [[key, take_tensors(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):

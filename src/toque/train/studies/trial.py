@@ -68,7 +68,7 @@ def trial(run: Run, own: Own | None = None) -> Iterator[Trial]:
 def built(run: Run, splits: Splits, own: Own, task: Task, precision: Precision) -> Iterator[Trial]:
     """As `trial`, of settings that are resolved, as a run folder has them, and opened data."""
     network = build.network(run, splits, own, task, precision.device)
-    loss, _ = build.losses(run, own, task)
+    loss, _ = build.losses(run, own, task, precision.device)
     step = parts.build_step(run, splits, network, loss, precision, ALONE)
     with precision.in_force(), preparing.steady_threads(run, precision.device):
         network.train()

@@ -37,6 +37,9 @@ class Classification(Task):
     def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
         return names[int(label)]
 
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, self.num_outputs), torch.zeros(2, dtype=torch.int64)
+
     def answer(self) -> nn.Module:
         return Softmax()
 

@@ -55,6 +55,9 @@ class Multilabel(Task):
     def words(names: Sequence[str], label: npt.NDArray[Any]) -> str | None:
         return ", ".join(name for name, has in zip(names, label, strict=True) if has) or "none"
 
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, self.num_outputs), torch.zeros(2, self.num_outputs)
+
     def answer(self) -> nn.Module:
         return Sigmoid()
 

@@ -73,8 +73,11 @@ class Regression(Task):
     def details(self) -> dict[str, Any]:
         return {"task": self.name, "mean": self.mean, "std": self.std}
 
-    def loss(self, name: str, smoothing: float) -> Loss:
-        measured = losses.create(name, label_smoothing=smoothing)
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, self.num_outputs), torch.zeros(2, self.num_outputs)
+
+    def loss(self, name: str, smoothing: float, arguments: Mapping[str, Any] | None = None) -> Loss:
+        measured = losses.create(name, arguments, label_smoothing=smoothing)
 
         @functools.cache
         def scale(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,8 +68,11 @@ class Segmentation(Task):
         """A multiple of 32, which every U-Net of the catalogue takes."""
         return max(32, min(256, round(short_px / 32) * 32))
 
-    def loss(self, name: str, smoothing: float) -> Loss:
-        return PixelLoss(name.split("+"), smoothing, self.num_outputs)
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(2, self.num_outputs, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8)
+
+    def loss(self, name: str, smoothing: float, arguments: Mapping[str, Any] | None = None) -> Loss:
+        return PixelLoss(name.split("+"), smoothing, self.num_outputs, arguments)
 
     def answer(self) -> nn.Module:
         return Softmax()
@@ -104,11 +107,23 @@ class PixelLoss:
     Args:  names: of toque.losses, at least one
            smoothing: label smoothing of the cross-entropy among them
            num_classes: K
+           arguments: each goes to the losses that have it
     """
 
-    def __init__(self, names: Sequence[str], smoothing: float, num_classes: int) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        smoothing: float,
+        num_classes: int,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
         self._num_classes = num_classes
-        self._parts = [_part(name.strip(), smoothing) for name in names]
+        own = [_settings(name.strip(), arguments or {}) for name in names]
+        self._parts = [
+            _part(name.strip(), smoothing, settings)
+            for name, settings in zip(names, own, strict=True)
+        ]
+        self._weights = next((one["class_weights"] for one in own if "class_weights" in one), None)
 
     def __call__(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         check_maps(outputs, targets, self._num_classes)
@@ -117,20 +132,31 @@ class PixelLoss:
         return values[0] if len(values) == 1 else torch.stack(values).sum()
 
     def num_targets(self, targets: torch.Tensor) -> torch.Tensor:
-        """How many pixels count: what the mean over a part of a batch weighs."""
-        return (targets != IGNORE_INDEX).sum()
+        """How many pixels count, by their class weights: what the mean over a part weighs."""
+        counted = targets != IGNORE_INDEX
+        if self._weights is None:
+            return counted.sum()
+        weights: torch.Tensor = self._weights[targets.clamp(0, len(self._weights) - 1).long()]
+        return (weights * counted).sum()
 
 
-def _part(name: str, smoothing: float) -> Loss:
-    settings = {"ignore_index": IGNORE_INDEX} if name in _IGNORING else {}
+def _settings(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments among these that a loss has, and which pixels it leaves out."""
+    known = losses.catalog.arguments(name)
+    own = {key: value for key, value in arguments.items() if known is None or key in known}
+    return own | ({"ignore_index": IGNORE_INDEX} if name in _IGNORING else {})
+
+
+def _part(name: str, smoothing: float, settings: Mapping[str, Any]) -> Loss:
     if name != "cross_entropy":
         usual = losses.create(name, settings)
         return lambda outputs, targets: usual(enlarged(outputs, targets), targets)
     usual = losses.create(name, settings, label_smoothing=smoothing)
-    banded = losses.create("upsample_cross_entropy", settings)
+    plain = not smoothing and settings.keys() == {"ignore_index"}
+    banded = losses.create("upsample_cross_entropy", {"ignore_index": IGNORE_INDEX})
 
     def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        if outputs.shape[2:] == targets.shape[1:] or smoothing:
+        if outputs.shape[2:] == targets.shape[1:] or not plain:
             value: torch.Tensor = usual(enlarged(outputs, targets), targets)
         else:
             value = banded(outputs, targets)

@@ -274,12 +274,16 @@ class Task(ABC):
                 f"Set image_size={up}: images and masks are resized together.",
             )  # fmt: skip
 
-    def loss(self, name: str, smoothing: float) -> Loss:
-        """The loss of that name for these targets.
+    def loss(self, name: str, smoothing: float, arguments: Mapping[str, Any] | None = None) -> Loss:
+        """The loss of that name for these targets, with arguments of its own.
 
-        Raises: ValueError: no such loss, or smoothing for one that has none
+        Raises: ValueError: no such loss or argument, or smoothing for one that has none
         """
-        return losses.create(name, label_smoothing=smoothing)
+        return losses.create(name, arguments, label_smoothing=smoothing)
+
+    @abstractmethod
+    def example(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Outputs and targets such as the loss gets, of two images, on the CPU."""
 
     @abstractmethod
     def answer(self) -> nn.Module:
