@@ -343,8 +343,10 @@ def test_a_step_weighs_its_parts_by_their_targets_and_averages():
         model, losses.create("cross_entropy", {"ignore_index": 255}),
         torch.optim.SGD(model.parameters(), lr=1.0), seed=0, micro_batch=2, ema=average,
     )  # fmt: skip
-    before = model.weight.detach().clone()
+    before, parts = model.weight.detach().clone(), []
+    model.register_forward_pre_hook(lambda module, given: parts.append(len(given[0])))
     step(data.Batch.of(x, y), 0, 1.0)
+    assert parts == [2, 2, 2, 1]
     torch.testing.assert_close(before - model.weight, whole.weight.grad)
     assert torch.equal(average.model.weight, model.weight)  # the first update is a copy
 
