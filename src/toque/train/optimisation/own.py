@@ -12,7 +12,8 @@ from toque.models.parameters import Rule
 from toque.train.optimisation.optimise import assemble, resolve_optimizer
 from toque.train.optimisation.optimizers import Optimizers
 from toque.train.optimisation.schedule import Schedule, curve
-from toque.train.run import OptimizerSettings, Run
+from toque.train.run import Run
+from toque.train.settings.optimisation import OptimizerSettings
 
 _Made = TypeVar("_Made")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from toque.train.run import Run, ScheduleSettings
+from toque.train.run import Run
+from toque.train.settings.optimisation import ScheduleSettings
 
 Schedule = Callable[[int], float]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from toque import checks
 from toque.models.ema import EMA
 from toque.train.optimisation.optimizers import Optimizers
-from toque.train.run import ClipSettings
+from toque.train.settings.optimisation import ClipSettings
 from toque.train.steps.precision import Precision
 from toque.train.steps.step import Step
 
