@@ -1,5 +1,6 @@
 """What whoever runs the server in production meets: balancers, signals, new models, bad clients."""
 
+import base64
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -221,6 +223,100 @@ def test_what_is_not_asked_for_is_told(monkeypatch, outputs, asked, refused):
             status, _, said = server.ask(encoded(), f"/predict?{query}")
             assert status == 422 and "not asked for here" in said["detail"]
             assert said["detail"].startswith(query.split("=")[0])
+
+
+# Several images in one request
+
+
+def together(*files, **more):
+    return json.dumps(
+        {"images": [base64.b64encode(file).decode() for file in files], **more}
+    ).encode()
+
+
+def test_several_images_are_each_answered_as_alone(server, model):
+    values = [0, 255, 51]
+    status, _, said = server.ask(together(*map(encoded, values)), "/predict/many")
+    assert status == 200
+    assert [one["label"] for one in said["answers"]] == ["dark", "bright", "dark"]
+    for value, one in zip(values, said["answers"], strict=True):
+        alone = server.ask(encoded(value))[2]
+        assert one.pop("milliseconds") > 0 and alone.pop("milliseconds") > 0
+        assert one == alone
+    said = server.ask(together(encoded()), "/predict/many?top=1")[2]
+    assert list(said["answers"][0]["probabilities"]) == ["bright"]
+    assert waiting_images(server) == 0
+
+
+def waiting_images(server):
+    text = server.ask(path="/metrics", method="GET")[2].decode()
+    return int(re.search(r"^toque_waiting_images (\d+)$", text, re.MULTILINE).group(1))
+
+
+def test_a_bad_image_among_several_spoils_no_other(server):
+    body = json.loads(together(encoded(255), b"no picture", encoded(size=(400, 400))[:-60], b""))
+    body["images"].insert(1, "not base64!")
+    status, _, said = server.ask(json.dumps(body).encode(), "/predict/many")
+    found = [(one.get("label"), one.get("status")) for one in said["answers"]]
+    assert status == 200
+    assert found == [("bright", None), (None, 422), (None, 415), (None, 422), (None, 415)]
+    assert all(one["detail"] for one in said["answers"][1:])
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "word"),
+    [
+        (b"", 422, "JSON"),
+        (b"[]", 422, "images"),
+        (b'{"images": []}', 422, "images"),
+        (b'{"images": [1]}', 422, "images.0"),
+        (b'{"images": ["AA=="], "tpo": 3}', 422, "tpo"),
+        (together(*[b"x"] * 17), 413, "at most 16"),
+        (b" " * 900_000, 413, "bytes"),
+        (b"[" * 100_000, 422, "JSON"),
+    ],
+    ids=["nothing", "list", "empty", "number", "unknown", "too many", "too long", "deep"],
+)
+def test_what_is_no_request_for_several(model, body, expected, word):
+    limits = Limits(max_bytes=200_000, body_s=PATIENCE_S, answer_s=PATIENCE_S)
+    with running("made up", limits) as server:
+        status, _, said = server.ask(body, "/predict/many")
+        assert status == expected and word in said["detail"] and len(said["detail"]) < 400
+        assert server.ask(encoded())[0] == 200 and waiting_images(server) == 0
+
+
+def test_several_images_take_as_many_places(model):
+    """Places are bounded before a body is read, and each image has one until it is answered."""
+    limits = Limits(max_waiting=6, max_batch=4, body_s=PATIENCE_S, answer_s=PATIENCE_S)
+    with running("made up", limits) as server:
+        model.go.clear()
+        with ThreadPoolExecutor(2) as threads:
+            body = together(*[encoded()] * 3)
+            first = threads.submit(server.ask, body, "/predict/many")
+            until(lambda: model.asked == 2 and waiting_images(server) == 3, "three images")
+            status, headers, _ = server.ask(body, "/predict/many")  # might be four: no room
+            assert status == 503 and headers["retry-after"]
+            one = threads.submit(server.ask, encoded())
+            until(lambda: waiting_images(server) == 4, "one more")
+            model.go.set()
+            assert len(first.result()[2]["answers"]) == 3 and one.result()[0] == 200
+        assert waiting_images(server) == 0
+
+
+def test_the_description_of_several_is_that_of_the_task(monkeypatch):
+    found = made_up(Numbers([0, 0], [1, 1]), ("a", "b"))
+    monkeypatch.setattr(reloading, "load", lambda *_, **__: found)
+    with running("made up") as server:
+        schema = server.ask(path="/openapi.json", method="GET")[2]
+        described = schema["paths"]["/predict/many"]["post"]
+        name = described["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+        each = schema["components"]["schemas"][name.rpartition("/")[2]]["properties"]["answers"]
+        kinds = {one["$ref"].rpartition("/")[2] for one in each["items"]["anyOf"]}
+        assert kinds == {"Numbers", "Missed"}
+        asked = described["requestBody"]["content"]["application/json"]["schema"]
+        assert asked["required"] == ["images"] and "parameters" not in described
+        said = server.ask(together(encoded()), "/predict/many")[2]
+        assert said["answers"][0]["numbers"] == pytest.approx({"a": 0.9, "b": 0.4})
 
 
 # New models

@@ -140,7 +140,7 @@ def test_health_ready_metrics_and_openapi(server):
         assert re.fullmatch(r"# TYPE \w+ \w+|\w+(\{[\w=\",/+.]+\})? [\d.e+-]+", line), line
     schema = server.ask(path="/openapi.json", method="GET")[2]
     assert set(schema["paths"]) == {
-        "/predict", "/explain", "/model", "/health", "/ready", "/metrics"
+        "/predict", "/predict/many", "/explain", "/model", "/health", "/ready", "/metrics"
     }  # fmt: skip
     assert "503" in schema["paths"]["/predict"]["post"]["responses"]
 

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from toque.deploy.serving.access import Access, Log, write_log
 from toque.deploy.serving.limits import Limits, Refused
+from toque.deploy.serving.many import BODY, answers_of
 from toque.deploy.serving.metrics import Families, exposition
 from toque.deploy.serving.openapi import MISTAKES, UPLOAD, Mistake, Model
 from toque.deploy.serving.questions import Question, endpoint
@@ -81,10 +83,19 @@ def create_app(
     async def predict(request: Request, question: Question) -> Reply:
         return await service.answer(request, question)
 
+    async def predict_many(request: Request, question: Question) -> BaseModel:
+        return many(answers=await service.answers(request, question))
+
     app.add_api_route(
         "/predict", endpoint(task, predict), methods=["POST"], response_model=model_of(task),
         response_model_exclude_none=True, responses=MISTAKES, openapi_extra=UPLOAD,
         summary="What the model says of the image in the body.", operation_id="predict",
+    )  # fmt: skip
+    many = answers_of(task)
+    app.add_api_route(
+        "/predict/many", endpoint(task, predict_many), methods=["POST"], response_model=many,
+        response_model_exclude_none=True, responses=MISTAKES, openapi_extra=BODY,
+        summary="What the model says of each of several images.", operation_id="predict_many",
     )  # fmt: skip
 
     @app.post(

@@ -68,18 +68,18 @@ class Batcher:
             one.answer.cancel()
         self._thread.shutdown(wait=True)
 
-    def enter(self) -> None:
-        """Take a place, before decoding; `leave` gives it back.
+    def enter(self, places: int = 1) -> None:
+        """Take places, before decoding; `leave` gives them back.
 
-        Raises: Full: all max_waiting places are taken
+        Raises: Full: of max_waiting fewer are free
         """
-        if self._places >= self._limits.max_waiting:
+        if self._places + places > self._limits.max_waiting:
             raise Full
-        self._places += 1
+        self._places += places
 
-    def leave(self) -> None:
-        """Give a place back."""
-        self._places -= 1
+    def leave(self, places: int = 1) -> None:
+        """Give places back."""
+        self._places -= places
 
     async def ask(self, predictor: Predictor, pixels: Pixels) -> Raw:
         """What the model says of one image, as its Outputs read it: float32 [K], or [K, h, w]."""

@@ -93,21 +93,23 @@ def decode(
     return pixels.permute(1, 2, 0).numpy()
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: Limits, most: int | None = None) -> bytes:
     """The body, as long as it is neither too long nor too slow.
 
+    Args:   most: its bytes; max_bytes if unset
     Raises: Refused: it is
     """
-    too_long = Refused(413, f"The body must have at most {limits.max_bytes:,} bytes.")
+    most = limits.max_bytes if most is None else most
+    too_long = Refused(413, f"The body must have at most {most:,} bytes.")
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.max_bytes:
+    if length.isdecimal() and int(length) > most:
         raise too_long
     body = bytearray()
     try:
         async with asyncio.timeout(limits.body_s):
             async for part in request.stream():
                 body += part
-                if len(body) > limits.max_bytes:
+                if len(body) > most:
                     raise too_long
     except TimeoutError:
         raise Refused(408, f"The body must arrive within {limits.body_s:g} s.") from None

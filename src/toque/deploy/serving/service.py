@@ -18,6 +18,7 @@ from toque.deploy.serving.access import Log
 from toque.deploy.serving.batching import Batcher, Full
 from toque.deploy.serving.explaining import Explaining
 from toque.deploy.serving.limits import Limits, Refused, decode, read_body
+from toque.deploy.serving.many import OF_ONE, Missed, files_in
 from toque.deploy.serving.metrics import Families, Metrics
 from toque.deploy.serving.questions import Question
 from toque.deploy.serving.reloading import Reloading
@@ -105,22 +106,63 @@ class Service:
 
         Raises: Refused: no room, no time, or a body above the limits
         """
-        try:
-            self._batcher.enter()
-        except Full:
-            raise Refused(503, _FULL) from None
+        self._enter(1)
         try:
             body = await read_body(request, self._limits)
             start = time.perf_counter()
-            predictor = self.predictor
             async with self._in_time():
-                pixels = await self._pixels(body, predictor)
-                raw = await self._batcher.ask(predictor, pixels)
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._readers, _said, predictor, pixels, raw, question, start
-                )
+                return await self._reply(body, self.predictor, question, start)
         finally:
             self._batcher.leave()
+
+    async def answers(self, request: Request, question: Question) -> list[Reply | Missed]:
+        """What the model says of each of several images, or why it says nothing.
+
+        As many places are taken as there may be images, before it is known how many there are.
+
+        Raises: Refused: no room, no time, or a body that is no list of images or above the limits
+        """
+        places = min(self._limits.max_batch, self._limits.max_waiting)
+        self._enter(places)
+        try:
+            body = await read_body(request, self._limits, OF_ONE * self._limits.max_bytes)
+            start = time.perf_counter()
+            files = await asyncio.get_running_loop().run_in_executor(
+                self._readers, files_in, body, self._limits, places
+            )
+            self._batcher.leave(places - len(files))
+            places = len(files)
+            predictor = self.predictor  # one for all
+            async with self._in_time():
+                each = [self._each(file, predictor, question, start) for file in files]
+                return list(await asyncio.gather(*each))
+        finally:
+            self._batcher.leave(places)
+
+    async def _each(
+        self, file: bytes | Missed, predictor: Predictor, question: Question, start: float
+    ) -> Reply | Missed:
+        if isinstance(file, Missed):
+            return file
+        try:
+            return await self._reply(file, predictor, question, start)
+        except Refused as error:
+            return Missed(status=error.status, detail=str(error))
+
+    async def _reply(
+        self, file: bytes, predictor: Predictor, question: Question, start: float
+    ) -> Reply:
+        pixels = await self._pixels(file, predictor)
+        raw = await self._batcher.ask(predictor, pixels)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._readers, _said, predictor, pixels, raw, question, start
+        )
+
+    def _enter(self, places: int) -> None:
+        try:
+            self._batcher.enter(places)
+        except Full:
+            raise Refused(503, _FULL) from None
 
     async def explanation(self, request: Request, label: str | None) -> bytes:
         """A PNG of where the network looked in the image in the body.
