@@ -162,14 +162,9 @@ class Key:
     def bits(self, stream: str, n: int = 1) -> np.ndarray:
         """n random 32-bit words per image: [B, n] uint32."""
         blocks = -(-n // 4)
-        index = self.indices.astype(np.uint64)[:, None]
-        block = np.arange(blocks, dtype=np.uint64)[None, :]
-        counter = (
-            (index & _LOW_32) + np.zeros_like(block),
-            (index >> _SHIFT_32) + np.zeros_like(block),
-            self.epoch.astype(np.uint64)[:, None] + np.zeros_like(block),
-            block + np.zeros_like(index),
-        )
+        index, epoch = (part.astype(np.uint64)[:, None] for part in (self.indices, self.epoch))
+        block = np.arange(blocks, dtype=np.uint64)
+        counter = (index & _LOW_32, index >> _SHIFT_32, epoch, block)
         words = philox(counter, _stream_key(self.seed, stream))
         return np.stack(words, axis=-1).reshape(len(self), 4 * blocks)[:, :n].astype(np.uint32)
 

@@ -13,8 +13,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from toque import augment
-from toque.augment import kernels
+from toque.augment import kernels, parts
 from toque.augment.canvas import Canvas, Padding
+from toque.augment.kernels import cpu
 from toque.random import Key
 
 # A second run of this file has Triton interpret the cuda kernel: see test_cuda_kernel.py. That is
@@ -61,6 +62,30 @@ def test_numbers_drawn_in_c_are_those_of_the_definition(streams, images):
     assert list(drawn) == list(defined)
     for stream in streams:
         np.testing.assert_array_equal(drawn[stream], defined[stream])
+
+
+@needs_the_kernel
+@in_c
+@given(
+    seed=st.integers(0, 999),
+    num_images=st.integers(0, 20),
+    tries=st.integers(1, 10),
+    largest=st.sampled_from([1, 2, 7, 300]),
+    areas=st.sampled_from([(0.0, 0.1), (0.08, 1.0), (0.9, 3.0)]),
+    least=st.integers(0, 1),
+    tall=st.booleans(),
+    masked=st.booleans(),
+)
+def test_parts_found_in_c_are_those_of_the_definition(
+    seed, num_images, tries, largest, areas, least, tall, masked
+):
+    rng = np.random.default_rng(seed)
+    area = rng.uniform(*areas, (num_images, tries))
+    ratio = np.exp(rng.uniform(-1.2, 1.2, (num_images, tries)))
+    wanted = rng.uniform(size=num_images) < 0.5 if masked else None
+    sizes = rng.integers(1, largest + 1, (num_images, 2))
+    given = (area, ratio, rng.uniform(size=(num_images, 2)), wanted, *sizes.T, least, tall)
+    np.testing.assert_array_equal(cpu.parts(*given), parts.defined(*given))
 
 
 def images_of(channels, height, width, dtype, layout, seed, batch=3):

@@ -97,30 +97,32 @@ class ColorJitter(Pointwise):
             )  # fmt: skip
         return None if low == high == neutral else (low, high)
 
-    def _active(self) -> list[tuple[Operation, tuple[float, float]]]:
+    @functools.cached_property
+    def _active(self) -> tuple[Integers, Floats, Floats]:
+        """Code and limits of each operation that changes anything."""
         pairs = [(Operation[name.upper()], self._interval(name)) for name in _FIELDS]
-        return [(operation, interval) for operation, interval in pairs if interval is not None]
+        active = [(operation, *interval) for operation, interval in pairs if interval is not None]
+        codes, low, high = np.array(active).reshape(-1, 3).T
+        return codes.astype(np.int32), low, high
 
     @property
     def num_numbers(self) -> int:
-        return 2 * len(self._active())
+        return 2 * self.num_operations
 
     @property
     def num_operations(self) -> int:
-        return len(self._active())
+        return len(self._active[0])
 
     def draw(self, numbers: Floats, key: Key) -> Draw:
-        active = self._active()
-        order = np.argsort(numbers[:, : len(active)], axis=1, kind="stable")
-        low = np.array([interval[0] for _, interval in active])
-        high = np.array([interval[1] for _, interval in active])
-        factors = low + numbers[:, len(active) :].astype(np.float64) * (high - low)
+        codes, low, high = self._active
+        order = np.argsort(numbers[:, : len(codes)], axis=1, kind="stable")
+        factors = low + numbers[:, len(codes) :].astype(np.float64) * (high - low)
         return {"order": torch.from_numpy(order), "factor": torch.from_numpy(factors)}
 
     def operations(self, draw: Draw) -> tuple[Integers, Floats]:
         order = draw["order"].numpy()
-        codes = np.array([operation for operation, _ in self._active()], dtype=np.int32)
-        return codes[order], np.take_along_axis(draw["factor"].numpy(), order, axis=1)
+        images = np.arange(len(order))[:, None]
+        return self._active[0][order], draw["factor"].numpy()[images, order]
 
     def check_channels(self, channels: int) -> None:
         check_gray_or_rgb("ColorJitter", channels)

@@ -33,7 +33,7 @@ from toque.augment.resolve import (
     resolve,
 )
 from toque.augment.targets import Augmented, Masks
-from toque.augment.transform import Draw, Geometric
+from toque.augment.transform import Draw, Drawing, Geometric
 from toque.random import Key
 
 _OUTPUTS = (torch.float32, torch.bfloat16, torch.float16, torch.uint8)
@@ -84,16 +84,16 @@ class Compose:
         kernels.check("Compose", kernel)
         self.kernel = kernel
         seen: Counter[str] = Counter()
-        self._streams: list[str] = []
+        self._drawing: list[tuple[str, Drawing | None]] = []
         for transform in self.transforms:
             name = type(transform).__name__
             # Named by kind and rank among its kind, so that adding one keeps the draws of the rest.
-            self._streams.append(f"augment/{name}/{seen[name]}")
+            stream = f"augment/{name}/{seen[name]}"
+            drawing = None if isinstance(transform, Normalize | ToDtype) else transform
+            self._drawing.append((stream, drawing))
             seen[name] += 1
         self._wanted = {
-            stream: transform.num_numbers
-            for stream, transform in zip(self._streams, self.transforms, strict=True)
-            if not isinstance(transform, Normalize | ToDtype)
+            stream: drawing.num_numbers for stream, drawing in self._drawing if drawing is not None
         }
 
     def __repr__(self) -> str:
@@ -123,13 +123,13 @@ class Compose:
             )  # fmt: skip
         numbers = key.uniforms(self._wanted, kernels.sweep())
         draws: list[Draw] = []
-        for stream, transform in zip(self._streams, self.transforms, strict=True):
-            if isinstance(transform, Normalize | ToDtype):
+        for stream, transform in self._drawing:
+            if transform is None:
                 draws.append({})
-            else:
-                draws.append(transform.draw(numbers[stream], key))
-                if is_own(transform):
-                    check_own_draw(transform, draws[-1], key.indices)
+                continue
+            draws.append(transform.draw(numbers[stream], key))
+            if is_own(transform):
+                check_own_draw(transform, draws[-1], key.indices)
         return Parameters(len(key), tuple(draws))
 
     @overload

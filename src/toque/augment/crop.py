@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 
 from toque import checks
 from toque.augment import canvas as canvases
-from toque.augment.canvas import Canvas, Counts, Kind, Padding
+from toque.augment.canvas import Canvas, Counts, Interpolation, Kind, Padding
+from toque.augment.parts import parts
 from toque.augment.transform import Draw, Floats, Geometric
 from toque.random import Key
 
@@ -41,8 +43,11 @@ def _range(where: str, argument: str, value: Sequence[float]) -> tuple[float, fl
     return numbers[0], numbers[1]
 
 
-def _all(canvas: Canvas, value: int) -> Counts:
-    return np.full(len(canvas), value, dtype=np.int64)
+def _all(canvas: Canvas, size: tuple[int, int]) -> tuple[Counts, Counts]:
+    """The same height and width for each picture."""
+    height, width = np.empty((2, len(canvas)), dtype=np.int64)
+    height[:], width[:] = size
+    return height, width
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,14 @@ class RandomResizedCrop(Geometric):
         canvases.interpolation("RandomResizedCrop", self.interpolation)
         _only_antialiased("RandomResizedCrop", self.antialias)
 
+    @cached_property
+    def _fixed(self) -> tuple[int, int]:
+        return _pair("RandomResizedCrop", "size", self.size)
+
+    @cached_property
+    def _resample(self) -> Interpolation:
+        return canvases.interpolation("RandomResizedCrop", self.interpolation)
+
     @property
     def num_numbers(self) -> int:
         return 2 * _TRIES + 2
@@ -89,26 +102,13 @@ class RandomResizedCrop(Geometric):
 
     def box(self, draw: Draw, height: Counts, width: Counts) -> Counts:
         """Top, left, height, width of the part in images of those sizes: [B, 4]."""
-        rows, columns = height[:, None], width[:, None]
-        area = draw["area"].numpy() * (rows * columns)
-        ratio = draw["ratio"].numpy()
-        w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-        h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-        fits = (w > 0) & (h > 0) & (w <= columns) & (h <= rows)
-        images = np.arange(len(height))
-        first = fits.argmax(1)
-        found = fits[images, first]
-        h, w = h[images, first], w[images, first]
-        place = draw["position"].numpy()
-        everywhere = bool(found.all())
-        if not everywhere:
-            central_h, central_w = self._central(height, width)
-            h, w = np.where(found, h, central_h), np.where(found, w, central_w)
-        box = np.empty((len(height), 4), dtype=np.int64)
-        box[:, 0], box[:, 1] = height - h, width - w  # room, before the corner takes its place
-        corner = (place * (box[:, :2] + 1)).astype(np.int64)
-        box[:, :2] = corner if everywhere else np.where(found[:, None], corner, box[:, :2] // 2)
-        box[:, 2], box[:, 3] = h, w
+        box = parts(draw, None, height, width, least=1, tall=False)
+        if box[:, 2].all():
+            return box
+        none = np.flatnonzero(box[:, 2] == 0)
+        height, width = height[none], width[none]
+        h, w = self._central(height, width)
+        box[none] = np.stack([(height - h) // 2, (width - w) // 2, h, w], axis=1)
         return box
 
     def _central(self, height: Counts, width: Counts) -> tuple[Counts, Counts]:
@@ -129,12 +129,10 @@ class RandomResizedCrop(Geometric):
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         box = self.box(draw, canvas.height, canvas.width)
         part = canvas.crop(box[:, 0], box[:, 1], box[:, 2], box[:, 3])
-        height, width = _pair("RandomResizedCrop", "size", self.size)
-        resample = canvases.interpolation("RandomResizedCrop", self.interpolation)
-        return part.resize(_all(canvas, height), _all(canvas, width), resample)
+        return part.resize(*_all(canvas, self._fixed), self._resample)
 
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return _pair("RandomResizedCrop", "size", self.size)
+        return self._fixed
 
 
 def _only_antialiased(where: str, antialias: bool | None) -> None:
@@ -172,12 +170,20 @@ class Resize(Geometric):
                 "Leave max_size out, or raise it.",
             )  # fmt: skip
 
+    @cached_property
+    def _fixed(self) -> tuple[int, int]:
+        return _pair("Resize", "size", self.size)
+
+    @cached_property
+    def _resample(self) -> Interpolation:
+        return canvases.interpolation("Resize", self.interpolation)
+
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
         if isinstance(self.size, int) or len(self.size) == 1:
             short = np.minimum(canvas.height, canvas.width)
             long = np.maximum(canvas.height, canvas.width)
             # Whole-number division as int(size * long / short) does it in torchvision.
-            new_short = np.full_like(short, _pair("Resize", "size", self.size)[0])
+            new_short = np.full_like(short, self._fixed[0])
             new_long = (new_short * long / np.maximum(short, 1)).astype(np.int64)
             if self.max_size is not None:
                 over = new_long > self.max_size
@@ -187,13 +193,12 @@ class Resize(Geometric):
             tall = canvas.height >= canvas.width
             height, width = np.where(tall, new_long, new_short), np.where(tall, new_short, new_long)
         else:
-            fixed = _pair("Resize", "size", self.size)
-            height, width = _all(canvas, fixed[0]), _all(canvas, fixed[1])
-        return canvas.resize(height, width, canvases.interpolation("Resize", self.interpolation))
+            height, width = _all(canvas, self._fixed)
+        return canvas.resize(height, width, self._resample)
 
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         if not isinstance(self.size, int) and len(self.size) == 2:
-            return _pair("Resize", "size", self.size)
+            return self._fixed
         if size is None:
             return None
         after = self.place(Canvas.of(np.array([size], dtype=np.int64)), {})
@@ -212,17 +217,21 @@ class CenterCrop(Geometric):
     def __post_init__(self) -> None:
         _pair("CenterCrop", "size", self.size)
 
-    @property
+    @cached_property
+    def _fixed(self) -> tuple[int, int]:
+        return _pair("CenterCrop", "size", self.size)
+
+    @cached_property
     def outside(self) -> Padding | None:
         return Padding()
 
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
-        height, width = _pair("CenterCrop", "size", self.size)
+        height, width = self._fixed
         top, left = _middle(canvas.height, height), _middle(canvas.width, width)
-        return canvas.crop(top, left, _all(canvas, height), _all(canvas, width))
+        return canvas.crop(top, left, *_all(canvas, self._fixed))
 
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return _pair("CenterCrop", "size", self.size)
+        return self._fixed
 
 
 def _middle(size: Counts, part: int) -> Counts:
@@ -257,11 +266,19 @@ class RandomCrop(Geometric):
         _sides("RandomCrop", self.padding)
         canvases.padding("RandomCrop", self.padding_mode, self.fill)
 
+    @cached_property
+    def _fixed(self) -> tuple[int, int]:
+        return _pair("RandomCrop", "size", self.size)
+
+    @cached_property
+    def _border(self) -> tuple[int, int, int, int]:
+        return _sides("RandomCrop", self.padding)
+
     @property
     def num_numbers(self) -> int:
         return 2
 
-    @property
+    @cached_property
     def outside(self) -> Padding | None:
         if self.padding is None and not self.pad_if_needed:
             return None
@@ -271,29 +288,28 @@ class RandomCrop(Geometric):
         return {"position": torch.from_numpy(numbers.astype(np.float64))}
 
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
-        height, width = _pair("RandomCrop", "size", self.size)
-        left, top, right, bottom = _sides("RandomCrop", self.padding)
+        height, width = self._fixed
+        left, top, right, bottom = self._border
         if self.pad_if_needed:
             down = np.maximum(height - (canvas.height + top + bottom), 0)
             across = np.maximum(width - (canvas.width + left + right), 0)
             padded = canvas.pad(left + across, top + down, right + across, bottom + down)
         else:
             padded = canvas.pad(left, top, right, bottom)
-        small = (padded.height < height) | (padded.width < width)
-        if small.any():
-            first = int(small.argmax())
+        room = np.empty((2, len(canvas)), dtype=np.int64)  # places of the corner, down and across
+        room[0], room[1] = padded.height - (height - 1), padded.width - (width - 1)
+        if (room < 1).any():
+            first = int((room < 1).any(0).argmax())
             raise checks.invalid(
                 "RandomCrop", "size", "at most the size of each image with its padding",
                 f"{height} x {width} for {padded.height[first]} x {padded.width[first]}",
                 "Give pad_if_needed=True or a larger padding, or put Resize before it.",
             )  # fmt: skip
-        place = draw["position"].numpy()
-        down = (place[:, 0] * (padded.height - height + 1)).astype(np.int64)
-        across = (place[:, 1] * (padded.width - width + 1)).astype(np.int64)
-        return padded.crop(down, across, _all(canvas, height), _all(canvas, width))
+        down, across = (draw["position"].numpy().T * room).astype(np.int64)
+        return padded.crop(down, across, *_all(canvas, self._fixed))
 
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        return _pair("RandomCrop", "size", self.size)
+        return self._fixed
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         across, down = draw["position"][image, 1], draw["position"][image, 0]
@@ -326,12 +342,16 @@ class PadTo(Geometric):
         _pair("PadTo", "size", self.size)
         canvases.padding("PadTo", self.padding_mode, self.fill)
 
-    @property
+    @cached_property
+    def _fixed(self) -> tuple[int, int]:
+        return _pair("PadTo", "size", self.size)
+
+    @cached_property
     def outside(self) -> Padding | None:
         return canvases.padding("PadTo", self.padding_mode, self.fill)
 
     def place(self, canvas: Canvas, draw: Draw) -> Canvas:
-        height, width = _pair("PadTo", "size", self.size)
+        height, width = self._fixed
         down = np.maximum(height - canvas.height, 0)
         across = np.maximum(width - canvas.width, 0)
         return canvas.pad(across // 2, down // 2, across - across // 2, down - down // 2)
@@ -339,5 +359,5 @@ class PadTo(Geometric):
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         if size is None:
             return None
-        height, width = _pair("PadTo", "size", self.size)
+        height, width = self._fixed
         return max(height, size[0]), max(width, size[1])

@@ -15,6 +15,7 @@ import torch
 from toque import checks
 from toque.augment import noise
 from toque.augment.arguments import check_probability
+from toque.augment.parts import parts
 from toque.augment.transform import Draw, Erasing, Floats, Integers
 from toque.random import Key
 
@@ -80,19 +81,7 @@ class RandomErasing(Erasing):
         return result
 
     def rectangles(self, draw: Draw, height: Integers, width: Integers) -> Integers:
-        rows, columns = height[:, None], width[:, None]
-        area, ratio = draw["area"].numpy() * (rows * columns), draw["ratio"].numpy()
-        h = np.rint(np.sqrt(area * ratio)).astype(np.int64)
-        w = np.rint(np.sqrt(area / ratio)).astype(np.int64)
-        fits = (h < rows) & (w < columns)
-        images = np.arange(len(height))
-        first = fits.argmax(1)
-        erased = fits[images, first] & draw["erase"].numpy()
-        h, w = (np.where(erased, size[images, first], 0) for size in (h, w))
-        place = draw["position"].numpy()
-        top = (place[:, 0] * (height - h + 1)).astype(np.int64)
-        left = (place[:, 1] * (width - w + 1)).astype(np.int64)
-        return _columns(top, left, h, w)
+        return parts(draw, draw["erase"].numpy(), height, width, least=0, tall=True)
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "erased" if draw["erase"][image] else ""
@@ -133,24 +122,15 @@ class Cutout(Erasing):
         }
 
     def rectangles(self, draw: Draw, height: Integers, width: Integers) -> Integers:
-        centre, erased = draw["centre"].numpy(), draw["erase"].numpy()
-        sides = []
-        for at, length in ((centre[:, 0], height), (centre[:, 1], width)):
-            low = (at * length).astype(np.int64) - self.size // 2
-            high = np.minimum(low + self.size, length)
-            sides.append((np.maximum(low, 0), high))
-        (top, bottom), (left, right) = sides
-        tall, wide = np.where(erased, bottom - top, 0), np.where(erased, right - left, 0)
-        return _columns(top, left, tall, wide)
+        size, box = np.array((height, width)), np.empty((4, len(height)), dtype=np.int64)
+        low = (draw["centre"].numpy().T * size).astype(np.int64) - self.size // 2
+        high = np.minimum(low + self.size, size)
+        np.maximum(low, 0, out=box[:2])
+        np.multiply(high - box[:2], draw["erase"].numpy(), out=box[2:])
+        return box.T
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "cut out" if draw["erase"][image] else ""
-
-
-def _columns(top: Integers, left: Integers, height: Integers, width: Integers) -> Integers:
-    box = np.empty((len(top), 4), dtype=np.int64)  # a fraction of the time of np.stack
-    box[:, 0], box[:, 1], box[:, 2], box[:, 3] = top, left, height, width
-    return box
 
 
 def _values(value: float | Sequence[float]) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from toque import checks
+from toque.augment import kernels
 from toque.random import Key
 
 
@@ -93,7 +94,8 @@ class MixUp:
 
     def draw(self, key: Key) -> torch.Tensor:
         """The share of its own that each image keeps: float32 [B]."""
-        shares = beta(key.uniforms({"augment/MixUp": 1})["augment/MixUp"][:, 0], self.alpha)
+        numbers = key.uniforms({"augment/MixUp": 1}, kernels.sweep())["augment/MixUp"]
+        shares = beta(numbers[:, 0], self.alpha)
         return torch.from_numpy(shares.astype(np.float32))
 
     def __call__(
@@ -129,7 +131,7 @@ class CutMix:
 
     def draw(self, key: Key) -> dict[str, torch.Tensor]:
         """Share kept and centre of the rectangle in parts of the image: [B] and [B, 2]."""
-        numbers = key.uniforms({"augment/CutMix": 3})["augment/CutMix"]
+        numbers = key.uniforms({"augment/CutMix": 3}, kernels.sweep())["augment/CutMix"]
         return {
             "share": torch.from_numpy(beta(numbers[:, 0], self.alpha)),
             "centre": torch.from_numpy(numbers[:, 1:].astype(np.float64)),

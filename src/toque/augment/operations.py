@@ -9,7 +9,6 @@ Shape letters: B images, C channels, H W height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -158,8 +157,8 @@ def _move(
     )
     resample = canvases.interpolation("policy", interpolation)
     padding = canvases.padding("policy", "constant", fill)
+    canvas = canvas.bordered(padding)
     canvas = canvas.warp(turned @ sheared, resample, canvas.height, canvas.width)
-    canvas = replace(canvas, padding=padding)
     nothing = np.empty((len(which), 0))
     resolved = _plain(canvas, channels, nothing.astype(np.int32), nothing)
     kernels.run(images, resolved, out, which=which)

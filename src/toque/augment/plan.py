@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from toque import checks
 from toque.augment.canvas import Kind, Padding, kind_of
 from toque.augment.color import Color, Normalize, ToDtype
-from toque.augment.transform import Erasing, Filter, Geometric, Pointwise
+from toque.augment.transform import Drawing, Erasing, Filter, Geometric, Pointwise
 
-Transform = Geometric | Pointwise | Filter | Erasing | Normalize | ToDtype
+Transform = Drawing | Normalize | ToDtype
 """Everything a pipeline is made of."""
 
 

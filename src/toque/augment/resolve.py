@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from toque import checks
@@ -23,6 +24,8 @@ from toque.augment.transform import Draw, Floats, Integers
 Images = torch.Tensor | Sequence[torch.Tensor]
 """A batch [B, C, H, W], or one [C, H, W] for each image; uint8 in 0 .. 255 or float in 0 .. 1."""
 
+_Number = TypeVar("_Number", np.int32, np.int64, np.float32)
+
 
 def check_images(images: Images) -> tuple[Counts, int, torch.device]:
     """Sizes [B, 2], channels and device, checked by shape and dtype alone."""
@@ -35,43 +38,45 @@ def check_images(images: Images) -> tuple[Counts, int, torch.device]:
                 "Use torch.from_numpy(np.array(image)).permute(2, 0, 1) for a picture or an array "
                 "[H, W, C].",
             )  # fmt: skip
-        if image.ndim != rank:
-            rule = "[B, C, H, W], or a list of [C, H, W]"
-            raise checks.invalid(
-                "Compose", "images", rule, list(image.shape),
-                "Add the missing dimension with [None]." if image.ndim < rank else "Flatten it.",
-            )  # fmt: skip
-        if image.shape[-1] in (3, 4) and image.shape[-3] > 16:
-            raise checks.invalid(
-                "Compose", "images", "[B, C, H, W], or a list of [C, H, W]",
-                f"{list(image.shape)}, which has its channels last",
-                f"Use images.permute({'0, 3, 1, 2' if rank == 4 else '2, 0, 1'}).",
-            )  # fmt: skip
-        if image.dtype != torch.uint8 and not image.dtype.is_floating_point:
-            raise checks.invalid_type(
-                "Compose", "images", "uint8 in 0 .. 255 or float in 0 .. 1", image.dtype,
-                "Convert them with images.to(torch.uint8) or images / 255.",
-            )  # fmt: skip
-        if 0 in image.shape[-2:] or image.shape[-3] == 0:
-            raise checks.invalid(
-                "Compose", "images", "of at least one pixel", list(image.shape), "Leave it out."
-            )
-        first = listed[0]
-        if (image.shape[-3], image.dtype, image.device) != (
-            first.shape[-3], first.dtype, first.device
-        ):  # fmt: skip
-            raise checks.invalid(
-                "Compose", "images", "alike in channels, dtype and device",
-                f"{image.shape[-3]} {image.dtype} {image.device} and {first.shape[-3]} "
-                f"{first.dtype} {first.device}", "Convert them to one kind first.",
-            )  # fmt: skip
-    if isinstance(images, torch.Tensor):
-        sizes = np.full((len(images), 2), images.shape[2:], dtype=np.int64)
-        return sizes, images.shape[1], images.device
     if not listed:
         return np.empty((0, 2), dtype=np.int64), 3, torch.device("cpu")
-    sizes = np.array([image.shape[1:] for image in listed], dtype=np.int64)
-    return sizes, listed[0].shape[0], listed[0].device
+    first = listed[0]
+    # Each kind of image is looked at once, in the order they come: most lists are of few.
+    kinds = dict.fromkeys((image.shape, image.dtype, image.device) for image in listed)
+    for shape, dtype, device in kinds:
+        if len(shape) != rank:
+            rule = "[B, C, H, W], or a list of [C, H, W]"
+            raise checks.invalid(
+                "Compose", "images", rule, list(shape),
+                "Add the missing dimension with [None]." if len(shape) < rank else "Flatten it.",
+            )  # fmt: skip
+        channels, height, width = shape[-3:]
+        if width in (3, 4) and channels > 16:
+            raise checks.invalid(
+                "Compose", "images", "[B, C, H, W], or a list of [C, H, W]",
+                f"{list(shape)}, which has its channels last",
+                f"Use images.permute({'0, 3, 1, 2' if rank == 4 else '2, 0, 1'}).",
+            )  # fmt: skip
+        if dtype != torch.uint8 and not dtype.is_floating_point:
+            raise checks.invalid_type(
+                "Compose", "images", "uint8 in 0 .. 255 or float in 0 .. 1", dtype,
+                "Convert them with images.to(torch.uint8) or images / 255.",
+            )  # fmt: skip
+        if 0 in (channels, height, width):
+            raise checks.invalid(
+                "Compose", "images", "of at least one pixel", list(shape), "Leave it out."
+            )
+        if (channels, dtype, device) != (first.shape[-3], first.dtype, first.device):
+            raise checks.invalid(
+                "Compose", "images", "alike in channels, dtype and device",
+                f"{channels} {dtype} {device} and {first.shape[-3]} {first.dtype} {first.device}",
+                "Convert them to one kind first.",
+            )  # fmt: skip
+    if len(kinds) == 1:
+        sizes = np.full((len(images), 2), first.shape[-2:], dtype=np.int64)
+    else:
+        sizes = np.array([image.shape[1:] for image in listed], dtype=np.int64)
+    return sizes, first.shape[-3], first.device
 
 
 def check_parameters(parameters: Parameters) -> None:
@@ -150,7 +155,7 @@ def as_floats(images: Images, kernel: str) -> torch.Tensor:
 
 def place(one: Pass, parameters: Parameters, start: Canvas) -> Canvas:
     """The canvas after the geometry of a pass."""
-    canvas = replace(start, padding=one.outside())
+    canvas = start.bordered(one.outside())
     for number, geometric in one.geometric:
         canvas = geometric.place(canvas, parameters.draws[number])
     return canvas
@@ -160,18 +165,18 @@ def resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> 
     """A pass with every number it needs for these images."""
     canvas = place(one, parameters, start)
     num = len(canvas)
-    codes = [np.empty((num, 0), dtype=np.int32)]
-    factors = [np.empty((num, 0), dtype=np.float32)]
+    codes: list[Integers] = []
+    factors: list[Floats] = []
     for number, pointwise in one.pointwise:
         pointwise.check_channels(channels)
         code, factor = pointwise.operations(parameters.draws[number])
-        codes.append(code.astype(np.int32, copy=False))
-        factors.append(factor.astype(np.float32))
+        codes.append(code)
+        factors.append(factor)
     scale: Floats = np.ones(channels)
     shift: Floats = np.zeros(channels)
     for normalize in one.normalize:
         scale, shift = normalize.scale_and_shift(channels)
-    rectangles: list[Integers] = [np.empty((num, 0, 4), dtype=np.int64)]
+    rectangles: list[Integers] = []
     fills: list[Floats] = []
     noisy: list[tuple[int, torch.Tensor]] = []
     for number, erasing, num_before in one.erasing:
@@ -185,17 +190,28 @@ def resolve(one: Pass, parameters: Parameters, start: Canvas, channels: int) -> 
                 type(erasing).__name__, "value", f"1 or {channels} numbers", len(fill),
                 "Give one number, or one per channel.",
             )  # fmt: skip
-        value = np.broadcast_to(np.array(fill or (0.0,), dtype=np.float64), channels)
+        value = np.full(channels, fill or (0.0,), dtype=np.float64)
         # Erased before Normalize: the fill is normalised with the rest.
         fills.append(value if num_before == len(one.normalize) else value * scale + shift)
     return Resolved(
         canvas,
-        np.concatenate(codes, axis=1),
-        np.concatenate(factors, axis=1),
+        _side_by_side(codes, (num, 0), np.int32),
+        _side_by_side(factors, (num, 0), np.float32),
         scale.astype(np.float32),
         shift.astype(np.float32),
-        np.concatenate(rectangles, axis=1),
+        _side_by_side(rectangles, (num, 0, 4), np.int64),
         np.array(fills, dtype=np.float32).reshape(len(fills), channels),
         tuple(noisy),
         one.is_linear and bool(one.pointwise),
     )
+
+
+def _side_by_side(
+    columns: Sequence[npt.NDArray[np.number]], nothing: tuple[int, ...], dtype: type[_Number]
+) -> npt.NDArray[_Number]:
+    """Arrays [B, n, ...] joined along n; an empty one of that shape where there are none."""
+    if len(columns) == 1:
+        return columns[0].astype(dtype, copy=False)
+    if not columns:
+        return np.empty(nothing, dtype=dtype)
+    return np.concatenate(columns, axis=1, dtype=dtype, casting="unsafe")

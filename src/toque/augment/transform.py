@@ -143,3 +143,7 @@ class Erasing(ABC):
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         """What was drawn for an image, in a few words; more is known when its size is."""
         return ""
+
+
+Drawing = Geometric | Pointwise | Filter | Erasing
+"""Every transform that draws something for each image, or could."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from toque import checks
 from toque.augment import canvas as canvases
 from toque.augment.arguments import check_probability, check_warp_interpolation
-from toque.augment.canvas import Canvas, Counts, Kind, Matrices, Padding
+from toque.augment.canvas import Canvas, Counts, Interpolation, Kind, Matrices, Padding
 from toque.augment.transform import Draw, Floats, Geometric
 from toque.random import Key
 
@@ -81,7 +82,11 @@ class RandomRotation(Geometric):
     def num_numbers(self) -> int:
         return 1
 
-    @property
+    @cached_property
+    def _resample(self) -> Interpolation:
+        return canvases.interpolation("RandomRotation", self.interpolation)
+
+    @cached_property
     def outside(self) -> Padding | None:
         return canvases.padding("RandomRotation", "constant", self.fill)
 
@@ -101,8 +106,7 @@ class RandomRotation(Geometric):
             width, height = _covering(width, wide), _covering(height, tall)
             grown = np.stack([(canvas.width - width) / 2, (canvas.height - height) / 2], axis=1)
             step[:, :2, 2] += np.einsum("bij,bj->bi", linear[:, :2, :2], grown)
-        resample = canvases.interpolation("RandomRotation", self.interpolation)
-        return canvas.warp(step, resample, height, width)
+        return canvas.warp(step, self._resample, height, width)
 
     def size_after(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
         return None if self.expand else size
@@ -174,7 +178,11 @@ class RandomAffine(Geometric):
     def num_numbers(self) -> int:
         return 6
 
-    @property
+    @cached_property
+    def _resample(self) -> Interpolation:
+        return canvases.interpolation("RandomAffine", self.interpolation)
+
+    @cached_property
     def outside(self) -> Padding | None:
         return canvases.padding("RandomAffine", "constant", self.fill)
 
@@ -205,8 +213,7 @@ class RandomAffine(Geometric):
             draw["shear"].numpy(),
             self.center,
         )
-        resample = canvases.interpolation("RandomAffine", self.interpolation)
-        return canvas.warp(step, resample, canvas.height, canvas.width)
+        return canvas.warp(step, self._resample, canvas.height, canvas.width)
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         x, y = draw["translate"][image].tolist()
@@ -270,7 +277,11 @@ class RandomPerspective(Geometric):
     def num_numbers(self) -> int:
         return 9
 
-    @property
+    @cached_property
+    def _resample(self) -> Interpolation:
+        return canvases.interpolation("RandomPerspective", self.interpolation)
+
+    @cached_property
     def outside(self) -> Padding | None:
         return canvases.padding("RandomPerspective", "constant", self.fill)
 
@@ -290,8 +301,7 @@ class RandomPerspective(Geometric):
         ends = starts + np.where(far == 1, -inwards, inwards)
         step = homography(ends, starts)
         step = np.where(draw["warped"].numpy()[:, None, None], step, np.eye(3))
-        resample = canvases.interpolation("RandomPerspective", self.interpolation)
-        return canvas.warp(step, resample, canvas.height, canvas.width)
+        return canvas.warp(step, self._resample, canvas.height, canvas.width)
 
     def describe(self, draw: Draw, image: int, size: tuple[int, int] | None) -> str:
         return "in perspective" if draw["warped"][image] else ""

@@ -28,14 +28,16 @@ _KINDS = ("shift", "resize", "warp")
 _RESAMPLES = ("nearest", "bilinear", "bicubic")
 _MODES = ("constant", "edge", "reflect", "symmetric")
 _TYPES = (torch.float32, torch.uint8, torch.bfloat16, torch.float16)
+_PLACE = 6  # numbers that say where a picture lies: address, height, width and three strides
 
 _NUMBERS = (
     "channels", "source_type", "kind", "resample", "padding_mode", "num_operations",
-    "linear", "num_rectangles", "height", "width", "out_type", "streams",
+    "linear", "num_rectangles", "batch", "height", "width", "out_type", "streams", "source_step",
+    "image_step", "out_step",
 )  # fmt: skip
 _ARRAYS = (
-    "image", "source_size", "source_stride", "matrix", "visible", "readable", "reduction",
-    "padding", "codes", "factors", "scale", "shift", "rectangles", "fills", "out",
+    "source", "rows", "matrix", "visible", "readable", "reduction", "padding", "codes", "factors",
+    "scale", "shift", "rectangles", "fills", "out",
 )  # fmt: skip
 
 
@@ -47,6 +49,16 @@ class _Pass(ctypes.Structure):
         ("out_stride", ctypes.c_int64 * 3),
         *((name, ctypes.c_void_p) for name in _ARRAYS),
     )
+
+
+class _Parts(ctypes.Structure):
+    """The struct Parts of c/parts.h, field for field."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("area", "ratio", "position", "wanted", "height",
+                                               "width", "box")),
+        *((name, ctypes.c_int64) for name in ("num_images", "tries", "least", "tall")),
+    )  # fmt: skip
 
 
 @functools.cache
@@ -68,9 +80,13 @@ def _library() -> ctypes.CDLL | None:
     library.toque_run.argtypes = [
         ctypes.POINTER(_Pass), ctypes.c_int64, ctypes.c_int64, ctypes.c_int
     ]  # fmt: skip
-    library.toque_sweep.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2
+    library.toque_sweep.argtypes = [ctypes.c_void_p] * 5 + [ctypes.c_int64] * 2 + [ctypes.c_int]
     library.toque_sweep.restype = None
+    library.toque_parts.argtypes = [ctypes.POINTER(_Parts)]
+    library.toque_parts.restype = None
+    library.toque_parts_size.restype = ctypes.c_int64
     assert library.toque_pass_size() == ctypes.sizeof(_Pass), "c/pass.h and _Pass disagree"
+    assert library.toque_parts_size() == ctypes.sizeof(_Parts), "c/parts.h and _Parts disagree"
     return library
 
 
@@ -113,10 +129,44 @@ def sweep(
     batch, blocks = len(indices), len(number)
     assert len(epochs) == batch and keys.shape == (blocks, 2)
     arrays = _of(indices, np.int64), _of(epochs, np.int64), _of(keys, np.uint64)
-    into = np.empty((batch, blocks, 4), dtype=np.float32)
+    into = np.empty((blocks, 4, batch), dtype=np.float32)  # the numbers of a column together
     addresses = [_address(array) for array in (*arrays, _of(number, np.uint64), into)]
-    library.toque_sweep(*addresses, batch, blocks)
-    return into
+    library.toque_sweep(*addresses, batch, blocks, len(levels()) - 1)
+    return into.transpose(2, 0, 1)
+
+
+def parts(
+    area: npt.NDArray[np.floating],
+    ratio: npt.NDArray[np.floating],
+    position: npt.NDArray[np.floating],
+    wanted: npt.NDArray[np.bool_] | None,
+    height: npt.NDArray[np.integer],
+    width: npt.NDArray[np.integer],
+    least: int,
+    tall: bool,
+) -> npt.NDArray[np.int64]:
+    """toque.augment.parts.defined, in the same bits."""
+    library = _library()
+    assert library is not None
+    num_images, tries = area.shape
+    assert ratio.shape == area.shape and position.shape == (num_images, 2)
+    assert height.shape == width.shape == (num_images,)
+    box = np.empty((4, num_images), dtype=np.int64)
+    arrays = {
+        "area": _of(area.T, np.float64),
+        "ratio": _of(ratio.T, np.float64),
+        "position": _of(position.T, np.float64),
+        "height": _of(height, np.int64),
+        "width": _of(width, np.int64),
+        "box": box,
+    }
+    if wanted is not None:
+        assert wanted.shape == (num_images,)
+        arrays["wanted"] = _of(wanted, np.bool_)
+    addresses = {name: _address(array) for name, array in arrays.items()}
+    one = _Parts(num_images=num_images, tries=tries, least=least, tall=tall, **addresses)
+    library.toque_parts(ctypes.byref(one))
+    return box.T
 
 
 def run(
@@ -133,25 +183,14 @@ def run(
     library = _library()
     assert library is not None
     images = _readable(images)
-    first = images if isinstance(images, torch.Tensor) else images[0]
     canvas = resolved.canvas
     _, channels, height, width = out.shape
-    address, size, stride = _sources(images)
-    rows = np.arange(len(out), dtype=np.int64)
-    if which is not None:
-        address, size, stride, rows = address[which], size[which], stride[which], rows[which]
-    batch = len(address)
     fill = canvas.padding.fill if canvas.padding else (0.0,)
-    is_warp = canvas.kind == "warp"
-    reduction = reference.reduction(canvas) if is_warp else np.ones((batch, 2))
     arrays: dict[str, npt.NDArray[np.generic]] = {
-        "image": address,
-        "source_size": size,
-        "source_stride": stride,
-        "matrix": _of(canvas.matrix, np.float64),
-        "visible": _of(canvas.visible, np.float64),
-        "readable": _of(canvas.readable, np.float64),
-        "reduction": _of(reduction, np.float64),
+        "source": _sources(images),
+        "matrix": _of(canvas.matrix.reshape(-1, 9).T, np.float64),
+        "visible": _of(canvas.visible.T, np.float64),
+        "readable": _of(canvas.readable.T, np.float64),
         "padding": np.full(channels, [value / 255 for value in fill], dtype=np.float32),
         "codes": _of(resolved.codes, np.int32),
         "factors": _of(resolved.factors, np.float32),
@@ -159,23 +198,35 @@ def run(
         "shift": _of(resolved.shift, np.float32),
         "rectangles": _of(resolved.rectangles, np.int64),
         "fills": _of(resolved.fills, np.float32),
-        "out": out.data_ptr() + out.stride(0) * out.element_size() * rows,
     }
-    _check_shapes(arrays, batch, channels, canvas)
+    if which is not None:
+        arrays["rows"] = _of(which, np.int64)
+    if canvas.kind == "warp":
+        arrays["reduction"] = _of(reference.reduction(canvas).T, np.float64)
+    batch = len(out) if which is None else len(which)
+    source_step, image_step = _PLACE, 0
+    if isinstance(images, torch.Tensor):
+        source_step, image_step = 0, images.stride(0) * images.element_size()
+    _check_shapes(arrays, len(images), batch, channels, canvas)
     one = _Pass(
         channels=channels,
-        source_type=_TYPES.index(first.dtype),
+        source_type=_TYPES.index(images[0].dtype),
         kind=_KINDS.index(canvas.kind),
         resample=_RESAMPLES.index(canvas.resample),
         padding_mode=_MODES.index(canvas.padding.mode if canvas.padding else "constant"),
         num_operations=resolved.codes.shape[1],
         linear=resolved.linear,
         num_rectangles=resolved.rectangles.shape[1],
+        batch=batch,
         height=height,
         width=width,
         out_type=_TYPES.index(out.dtype),
         streams=_streams(out),
+        source_step=source_step,
+        image_step=image_step,
+        out_step=out.stride(0) * out.element_size(),
         out_stride=(ctypes.c_int64 * 3)(*out.stride()[1:]),
+        out=out.data_ptr(),
         **{name: _address(array) for name, array in arrays.items()},
     )
     if not library.toque_run(ctypes.byref(one), 0, batch, _LEVELS.index(level)):
@@ -194,9 +245,10 @@ def _of(array: npt.NDArray[np.generic], dtype: type[np.generic]) -> npt.NDArray[
 
 
 def _address(array: npt.NDArray[np.generic]) -> int:
-    # array.ctypes.data is the same through an object made in Python.
-    address: int = array.__array_interface__["data"][0]
-    return address
+    if array.size and array.flags.writeable:
+        # The same, in a third of the time; it asks for memory that may be written to.
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    return array.ctypes.data
 
 
 def _readable(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
@@ -206,32 +258,32 @@ def _readable(images: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor | l
     return [image if image.dtype == torch.uint8 else image.to(torch.float32) for image in images]
 
 
-def _sources(
-    images: torch.Tensor | list[torch.Tensor],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Addresses [B], sizes [B, 2] and strides in bytes [B, 3] (channel, row, pixel)."""
-    if isinstance(images, torch.Tensor):
-        bytes_each = images.element_size()
-        step, *strides = (stride * bytes_each for stride in images.stride())
-        address = images.data_ptr() + step * np.arange(len(images), dtype=np.int64)
-        size = np.full((len(images), 2), images.shape[2:], dtype=np.int64)
-        return address, size, np.full((len(images), 3), strides, dtype=np.int64)
-    return (
-        np.array([image.data_ptr() for image in images], dtype=np.int64),
-        np.array([image.shape[1:] for image in images], dtype=np.int64),
-        np.array([image.stride() for image in images], dtype=np.int64) * images[0].element_size(),
-    )
+def _sources(images: torch.Tensor | list[torch.Tensor]) -> npt.NDArray[np.int64]:
+    """Address, size and strides in bytes (channel, row, pixel) of each image of a list, [B, 6]; of
+    a tensor those of its first image, [1, 6]."""
+    listed = [images[0]] if isinstance(images, torch.Tensor) else images
+    places = [(image.data_ptr(), *image.shape[1:], *image.stride()) for image in listed]
+    table = np.array(places, dtype=np.int64)
+    table[:, 3:] *= listed[0].element_size()
+    return table
 
 
 def _check_shapes(
-    arrays: dict[str, npt.NDArray[np.generic]], batch: int, channels: int, canvas: Canvas
+    arrays: dict[str, npt.NDArray[np.generic]],
+    num_images: int,
+    batch: int,
+    channels: int,
+    canvas: Canvas,
 ) -> None:
     """What C relies on; our own mistakes, not the user's."""
-    assert arrays["image"].shape == arrays["out"].shape == (batch,) and len(canvas) == batch
-    assert arrays["matrix"].shape == (batch, 3, 3)
-    for name in ("visible", "readable"):
-        assert arrays[name].shape == (batch, 4)
-    assert arrays["reduction"].shape == (batch, 2)
+    assert len(canvas) == batch
+    if "rows" in arrays:
+        assert arrays["rows"].min() >= 0 and arrays["rows"].max() < num_images
+    else:
+        assert num_images == batch
+    assert arrays["matrix"].shape == (9, batch)
+    assert "reduction" not in arrays or arrays["reduction"].shape == (2, batch)
+    assert arrays["visible"].shape == arrays["readable"].shape == (4, batch)
     assert arrays["codes"].shape == arrays["factors"].shape == (batch, arrays["codes"].shape[1])
     assert arrays["rectangles"].shape == (batch, len(arrays["fills"]), 4)
     assert arrays["scale"].shape == arrays["shift"].shape == (channels,)

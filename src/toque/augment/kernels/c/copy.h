@@ -18,7 +18,7 @@ INLINE int copy_image(const Reader *reader, int64_t n, const double *matrix, con
     const Source *source = &reader->source;
     int64_t num = reader->width, channels = 3;
     for (int64_t y = 0; y < reader->height; y++) {
-        float *to = (float *)(intptr_t)pass->out[n] + y * pass->out_stride[1];
+        float *to = (float *)result_of(pass, n) + y * pass->out_stride[1];
         int64_t v = shown_row(reader, matrix, visible, y);
         prefetch_row(source, matrix[4] < 0 ? v - AHEAD : v + AHEAD, 0, source->width);
         reader->machine.copy(&reader->shuffles, v < 0 ? NULL : source->base + v * source->row,

@@ -16,6 +16,7 @@
 #include "copy.h"
 #include "draw.h"
 #include "linear.h"
+#include "parts.h"
 #include "warp.h"
 #include "write.h"
 
@@ -33,25 +34,25 @@ INLINE int read_row(Reader *reader, Scratch *scratch, int64_t kind, const double
 }
 
 INLINE int run_image(const Pass *pass, int64_t n, Scratch *scratch, Machine machine) {
-    const int64_t *stride = pass->source_stride + 3 * n, *size = pass->source_size + 2 * n;
     Reader reader = {.pass = pass, .machine = machine, .width = pass->width, .height = pass->height};
     reader.stride = padded(pass->width);
-    reader.source = (Source){(const uint8_t *)(intptr_t)pass->image[n], size[0], size[1], stride[0],
-                             stride[1], stride[2], pass->channels, pass->source_type};
-    double matrix[9], visible[4], mixing[3][4] = {{0}};
+    reader.source = source_of(pass, n);
+    double matrix[9], visible[4], readable[4], mixing[3][4] = {{0}};
     if (pass->linear && !fit_colors(pass, n, &reader.source, scratch, mixing)) return 0;
     /* A border that continues the image continues what is readable, whatever of it is shown. */
     int continues = pass->kind == SHIFT && pass->padding_mode != CONSTANT;
-    memcpy(matrix, pass->matrix + 9 * n, sizeof matrix);
-    memcpy(visible, (continues ? pass->readable : pass->visible) + 4 * n, sizeof visible);
+    take(pass, pass->matrix, n, 9, matrix);
+    take(pass, pass->readable, n, 4, readable);
+    take(pass, continues ? pass->readable : pass->visible, n, 4, visible);
     if (pass->kind == SHIFT) {
         if (!begin_shift(&reader, scratch, matrix, visible)) return 0;
         if (copies(&reader)) return copy_image(&reader, n, matrix, visible);
     } else if (pass->kind == RESIZE) {
-        if (!begin_resize(&reader, scratch, matrix, pass->resample, visible, pass->readable + 4 * n))
+        if (!begin_resize(&reader, scratch, matrix, pass->resample, visible, readable))
             return 0;
     } else {
-        const double *reduction = pass->reduction + 2 * n;
+        double reduction[2];
+        take(pass, pass->reduction, n, 2, reduction);
         int shrinks = reduction[0] > 1 || reduction[1] > 1;
         if (shrinks ? !reduce(&reader, scratch, reduction, matrix, visible)
                     : !pack_source(&reader, scratch))
@@ -144,9 +145,19 @@ int64_t toque_pass_size(void) { return (int64_t)sizeof(Pass); }
 const char *toque_source_sha256(void) { return TOQUE_SOURCE_SHA256; }
 
 void toque_sweep(const int64_t *index, const int64_t *epoch, const uint64_t *key,
-                 const uint64_t *number, float *into, int64_t num_images, int64_t num_blocks) {
+                 const uint64_t *number, float *into, int64_t num_images, int64_t num_blocks,
+                 int level) {
+#ifdef X86
+    if (level == 2)
+        return sweep_blocks_avx512(index, epoch, key, number, into, num_images, num_blocks);
+#endif
+    (void)level;
     sweep_blocks(index, epoch, key, number, into, num_images, num_blocks);
 }
+
+int64_t toque_parts_size(void) { return (int64_t)sizeof(Parts); }
+
+void toque_parts(const Parts *parts) { find_parts(parts); }
 
 /* Images first .. last - 1; 0 when there was no memory for the scratch. */
 int toque_run(const Pass *pass, int64_t first, int64_t last, int level) {

@@ -15,7 +15,9 @@ static const double RIDGE = 1e-3; /* how much of a rotation about gray is mixed 
 
 /* The source pixels under a grid over the result: into[c * SAMPLES + i], in 0 .. 1. */
 INLINE void sample_grid(const Pass *pass, int64_t n, const Source *source, float *into) {
-    const double *m = pass->matrix + 9 * n, *visible = pass->visible + 4 * n;
+    double m[9], visible[4];
+    take(pass, pass->matrix, n, 9, m);
+    take(pass, pass->visible, n, 4, visible);
     int64_t low_v = whole(floor(visible[0]), 0, source->height - 1);
     int64_t low_u = whole(floor(visible[1]), 0, source->width - 1);
     int64_t last_v = whole(ceil(visible[2]), low_v + 1, source->height) - 1;

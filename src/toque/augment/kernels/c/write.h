@@ -83,7 +83,7 @@ INLINE void write_row(const Pass *pass, int64_t n, int64_t y, float *row, int64_
                       Store store) {
     int64_t num = pass->width, channels = pass->channels, step = pass->out_stride[2];
     int64_t start = y * pass->out_stride[1];
-    void *out = (void *)(intptr_t)pass->out[n];
+    void *out = result_of(pass, n);
     float *aligned = (float *)out + start;
     if (pass->streams && (uintptr_t)aligned % 64 == 0) {
         int is_erased = 0;
