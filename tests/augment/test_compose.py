@@ -285,3 +285,16 @@ def without_numbers():
 def test_each_mistake_has_its_sentence(call, kind, words):
     with pytest.raises(kind, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ToTensor", "Leave it out: images go in as uint8"),
+        ("RandomCorp", "Did you mean RandomCrop"),
+    ],
+)
+def test_a_name_that_is_not_here_says_what_to_write(name, says):
+    with pytest.raises(AttributeError, match=f"no {name}. {says}"):
+        getattr(augment, name)
+    assert not hasattr(augment, name)

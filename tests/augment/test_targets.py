@@ -196,3 +196,13 @@ def test_each_mistake_has_its_sentence(targets, words):
     images = torch.zeros(1, 1, 9, 9, dtype=torch.uint8)
     with pytest.raises(ValueError, match=words):
         augment.Compose(STEPS["turn"])(images, key=Key(0, 0, [0]), **targets)
+
+
+@pytest.mark.parametrize("box", [[30.0, 20.0, 10.0, 40.0], [10.0, 40.0, 30.0, 20.0]])
+def test_boxes_of_another_convention_are_refused_with_the_way_out(box):
+    boxes = [torch.tensor([[1.0, 2.0, 3.0, 4.0], box])]
+    pipeline = augment.Compose([augment.RandomHorizontalFlip()])
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"left, top, right, bottom.*got \[.*box_convert"):
+        pipeline(images, key=Key(0, 0, [0]), boxes=boxes)
+    assert pipeline(images, key=Key(0, 0, [0]), boxes=[boxes[0][:1]]).kept[0].tolist() == [0]

@@ -17,6 +17,8 @@ from PIL import Image
 from rich.console import Console
 
 from tests.conftest import write_photos
+from toque import cli
+from toque.cli import predicted
 from toque.cli.waiting import waiting
 from toque.train.metrics import temperature_of
 
@@ -466,3 +468,25 @@ def test_a_rate_is_proposed_and_a_run_profiled(photos, trained, toque, tmp_path)
     answer = json.loads(stdout)
     assert code == 0 and answer["batch_size"] == 8 and "bottleneck" in answer["sentence"]
     assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+
+
+def ascii_output(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    return raw
+
+
+def test_a_letter_that_the_locale_lacks_is_a_question_mark_and_no_traceback(monkeypatch):
+    raw = ascii_output(monkeypatch)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(cli, "app", lambda: print("2 × 3 …", flush=True))
+    cli.main()
+    assert raw.getvalue() == b"2 ? 3 ?\n"
+
+
+def test_json_stays_the_same_text_where_the_locale_lacks_letters(monkeypatch):
+    raw = ascii_output(monkeypatch)
+    tree = {"image": "élève.jpg", "label": "猫"}
+    predicted.print_json([predicted.Said("élève.jpg", ["猫"], {}, tree)])
+    sys.stdout.flush()
+    assert json.loads(raw.getvalue()) == [tree]

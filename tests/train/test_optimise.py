@@ -233,6 +233,31 @@ def test_what_is_frozen_for_an_epoch_learns_after_it():
         assert not torch.equal(step.network.state_dict()[name], before[name])
 
 
+def learning(step):
+    return {name.split(".")[0] for name, p in step.network.named_parameters() if p.requires_grad}
+
+
+def test_a_later_rule_lets_the_head_learn_while_all_else_waits():
+    rules = [
+        {"match": "*", "frozen_epochs": 1},
+        {"match": "7.*", "frozen_epochs": 0},
+        {"match": "0.*", "frozen": True},
+    ]
+    step = a_step("sgd", rules=rules)
+    go(step, range(2))
+    assert learning(step) == {"7"}
+    go(step, range(2, 3))
+    assert learning(step) == {"1", "4", "7"}, "frozen for good stays frozen"
+
+
+def test_nothing_left_to_learn_is_said_with_the_rule_that_mends_it():
+    step = a_step("sgd", rules=[{"match": "*", "frozen_epochs": 1}])
+    with pytest.raises(
+        ValueError, match=r'every parameter frozen.*match = "7\.\*", frozen_epochs = 0'
+    ):
+        go(step, range(1))
+
+
 def test_sam_is_the_gradient_at_the_worst_point_nearby():
     step = a_step("sgd", optimizer={"sam": 0.1, "momentum": 0.0, "weight_decay": 0.0})
     for module in (step.network[1], step.network[6]):

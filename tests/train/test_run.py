@@ -102,6 +102,13 @@ def test_a_wrong_setting_is_named(settings, sentence):
     assert str(error.value).startswith(sentence)
 
 
+def test_a_value_by_its_name_elsewhere_is_said_in_ours():
+    with pytest.raises(checks.InvalidValue, match=r"got 'bf16'\. Did you mean bfloat16\?$"):
+        Run(precision="bf16")
+    with pytest.raises(checks.InvalidValue, match="Mend it, or leave it out"):
+        Run(precision="float8")
+
+
 def test_the_names_of_other_tools_stand_for_settings_that_exist():
     of_its_class = {"optimizer.momentum", "optimizer.betas", "loss.gamma"}
     known = set(refusal._paths(Run)) | of_its_class

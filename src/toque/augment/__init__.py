@@ -7,6 +7,9 @@ Names, arguments, defaults and meaning are those of torchvision.transforms.v2 wh
 transform; the guide lists every difference with its size.
 """
 
+from typing import TYPE_CHECKING, NoReturn
+
+from toque import checks
 from toque.augment.choice import RandomApply, RandomChoice
 from toque.augment.color import (
     ColorJitter,
@@ -78,3 +81,20 @@ __all__ = [
     "contact_sheet",
     "preset",
 ]
+
+_ELSEWHERE = {
+    "ToTensor": "Leave it out: images go in as uint8 tensors and come out as float.",
+    "ToImage": "Leave it out: images go in as uint8 tensors [B, C, H, W].",
+    "PILToTensor": "Leave it out: images go in as uint8 tensors [B, C, H, W].",
+    "ConvertImageDtype": "Leave it out: Compose(..., dtype=torch.float32) says what comes out.",
+    "RandomResize": "RandomResizedCrop and Resize give a batch of one size.",
+    "RandomShortestSize": "RandomResizedCrop and Resize give a batch of one size.",
+    "RandomIoUCrop": "RandomResizedCrop crops; boxes that keep less than min_area are left out.",
+}
+"""Names of torchvision's that have no twin here, and what to do instead."""
+
+if not TYPE_CHECKING:  # else any name would be one for mypy
+
+    def __getattr__(name: str) -> NoReturn:
+        fix = _ELSEWHERE.get(name) or checks.nearest(name, __all__)
+        raise AttributeError(f"toque.augment has no {name}. {fix}")

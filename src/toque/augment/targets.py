@@ -116,6 +116,21 @@ def total_matrix(canvases: list[Canvas]) -> Matrices:
     return matrix
 
 
+def _check_corners(where: str, boxes: torch.Tensor) -> None:
+    """Raise ValueError where boxes are no corners, as those of another convention are not.
+
+    Boxes on a GPU are not read: that would wait for it.
+    """
+    if boxes.device.type != "cpu":
+        return
+    turned = (boxes[:, 2] < boxes[:, 0]) | (boxes[:, 3] < boxes[:, 1])
+    if turned.any():
+        raise checks.invalid(
+            where, "boxes", "left, top, right, bottom in pixels", boxes[turned][0].tolist(),
+            "Of x, y, width, height torchvision.ops.box_convert(boxes, 'xywh', 'xyxy') makes them.",
+        )  # fmt: skip
+
+
 def check_sizes(
     where: str, sizes: npt.NDArray[np.int64], masks: Masks | None, *others: object
 ) -> None:
@@ -134,6 +149,8 @@ def check_sizes(
                     where, name, f"a tensor [N, {columns}] for each image", got,
                     f"Give torch.empty(0, {columns}) for an image without any.",
                 )  # fmt: skip
+            if columns == 4:
+                _check_corners(where, one)
     for mask, (height, width) in zip(masks if masks is not None else (), sizes, strict=False):
         if tuple(mask.shape[-2:]) != (height, width):
             raise checks.invalid(

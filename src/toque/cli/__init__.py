@@ -136,9 +136,12 @@ def _version(
 
 def main() -> None:
     """The entry point of the `toque` command."""
-    # A name of a file may be no text: it is printed as the bytes that it is.
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name of a file may be no text: it is printed as the bytes that it is. A locale that
+            # lacks a letter gets a question mark for it, not a traceback.
+            whole = stream.encoding.lower().replace("-", "") == "utf8"
+            stream.reconfigure(errors="surrogateescape" if whole else "replace")
     # Pillow's word on large images; max_pixels is the limit here.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")
     # Last, so that it shadows nothing: for --set model=my_file:function beside the user.

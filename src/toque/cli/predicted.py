@@ -114,7 +114,9 @@ def _said(answer: Answer) -> Said:
 
 def print_json(answers: Sequence[Said]) -> None:
     """An array with an object for each image."""
-    print(json.dumps([one.tree for one in answers], indent=1, ensure_ascii=False))
+    # Escaped where the output could not hold every letter: it must stay the same text.
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps([one.tree for one in answers], indent=1, ensure_ascii=not unicode))
 
 
 def print_csv(answers: Sequence[Said]) -> None:

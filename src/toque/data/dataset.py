@@ -177,8 +177,10 @@ class DatasetSource(Source):
             )  # fmt: skip
 
     def fingerprint(self) -> str:
-        """sha256 over the Dataset's type, its length and classes: its content is not read."""
-        kind = f"{type(self.dataset).__module__}.{type(self.dataset).__qualname__}"
+        """sha256 over the name of the Dataset's class, its length and classes: its content is not
+        read. The module is left out: a script's own classes are in `__main__` while it runs, and
+        elsewhere where they are imported to continue or to replay its run."""
+        kind = type(self.dataset).__qualname__
         return hashlib.sha256(repr((kind, len(self), self._names)).encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,19 @@ class Loaded:
     adapted: dict[str, str]
     kept: dict[str, str]
     unused: tuple[str, ...]
+
+    def summary(self) -> str:
+        """In a line: "120 tensors loaded, conv1.weight adapted, fc.weight and 1 more kept"."""
+        parts = [f"{len(self.loaded)} tensors loaded"]
+        for names, what in (
+            (tuple(self.adapted), "adapted"),
+            (tuple(self.kept), "begin anew"),
+            (self.unused, "not used"),
+        ):
+            if names:
+                more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+                parts.append(f"{', '.join(names[:2])}{more} {what}")
+        return "; ".join(parts)
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} tensors loaded"]
@@ -154,16 +167,18 @@ def load(
 
     Args:    source: a file (see `read`) or a state dict
              strict: every tensor must fit as it is
-    Raises:  ValueError: less than half of the model's weights are in the source, or strict and not
-             all are: the first three mismatches and their number are named
+    Raises:  ValueError: less than half of the model's weights are in the source, also of those
+             before its last layer; or strict and not all are: the first three mismatches and their
+             number are named
     Example: >>> print(load(model, "weights.safetensors"))
     """
-    given = (
+    given: Mapping[str, torch.Tensor] = (
         {_bare(name): tensor for name, tensor in source.items()}
         if isinstance(source, Mapping)
         else read(source)
     )
     own = model.state_dict()
+    given = _within(given, own)
     first = _first_convolution(model)
     loaded, adapted, kept = [], {}, {}
     taken: dict[str, torch.Tensor] = {}
@@ -183,9 +198,11 @@ def load(
     unused = tuple(name for name in given if name not in own)
     wrong = [f"{name}: {why}" for name, why in kept.items()]
     wrong += [f"{name}: not in the model" for name in unused]
-    numbers = sum(own[name].numel() for name in taken)
-    half = numbers < sum(tensor.numel() for tensor in own.values()) / 2
-    if half or (strict and (wrong or adapted)):
+    # Or the last layer aside: of a small network for many classes it is the larger part.
+    last = next(reversed(own), "").rpartition(".")[0]
+    body = [name for name in own if name.rpartition(".")[0] != last]
+    foreign = not (_mostly(own, taken, own) or _mostly(own, taken, body))
+    if foreign or (strict and (wrong or adapted)):
         raise checks.invalid(
             "load", "the weights", "those of the same architecture",
             f"{len(wrong) + len(adapted)} mismatches, the first: "
@@ -222,6 +239,34 @@ def _bare(name: str) -> str:
         if shorter == name:
             return name
         name = shorter
+
+
+def _within(
+    given: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
+) -> Mapping[str, torch.Tensor]:
+    """The part of a file that is the model, where the file is of something around it: a module that
+    keeps the network as an attribute (Lightning's usually call it "model.") names all of it so."""
+    if any(name in own for name in given):
+        return given
+    firsts = dict.fromkeys(name.partition(".")[0] + "." for name in given)
+    for first in firsts:
+        inner = {
+            name.removeprefix(first): tensor
+            for name, tensor in given.items()
+            if name.startswith(first)
+        }
+        if any(name in own for name in inner):
+            return inner
+    return given
+
+
+def _mostly(
+    own: Mapping[str, torch.Tensor], taken: Mapping[str, torch.Tensor], of: Iterable[str]
+) -> bool:
+    """Whether half of the numbers in these tensors, of which there are some, are taken."""
+    names = list(of)
+    numbers = sum(own[name].numel() for name in names)
+    return bool(names) and 2 * sum(own[name].numel() for name in names if name in taken) >= numbers
 
 
 def _first_convolution(model: nn.Module) -> str | None:

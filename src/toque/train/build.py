@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from toque.train import resizing
 from toque.train.measure import Loss
 from toque.train.prepare import Own
 from toque.train.run import Run
+from toque.train.run_folder.folder import WEIGHTS, is_run_folder
 from toque.train.tasks import Task
 from toque.train.tasks import loss as loss_of
 
@@ -42,10 +45,21 @@ def training_pipeline(run: Run, splits: Splits, size_px: int) -> augment.Compose
     )
 
 
-def network(run: Run, splits: Splits, own: Own, task: Task, device: torch.device) -> nn.Module:
+def network(
+    run: Run,
+    splits: Splits,
+    own: Own,
+    task: Task,
+    device: torch.device,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> nn.Module:
     """The model, initialised from the seed alone, on its device.
 
-    A module that the caller built comes with the weights it has.
+    A module that the caller built comes with the weights it has. Weights of a file are put into
+    either, as far as they fit, and what did not is told.
+
+    Args:   say: told what was taken from a file of weights
+    Raises: FileNotFoundError, ValueError: as `models.create` and `models.weights.load`
     """
     random.seed_torch(run.seed, "init")
     if isinstance(own.model, nn.Module):
@@ -58,9 +72,11 @@ def network(run: Run, splits: Splits, own: Own, task: Task, device: torch.device
             run.model,
             num_classes=task.num_outputs,
             in_channels=splits.channels,
-            pretrained=run.pretrained,
+            pretrained=run.pretrained is True,
             image_size=run.image_size,
         )
+    if isinstance(run.pretrained, str):
+        _begin_with(model, Path(run.pretrained), say)
     if run.augment != "off":
         assert run.image_size is not None
         task.check_model(model, run.image_size)
@@ -68,6 +84,12 @@ def network(run: Run, splits: Splits, own: Own, task: Task, device: torch.device
     if run.resize.from_px is not None:
         _check_sizes(model, run, splits.channels, task)
     return model.to(memory_format=torch.channels_last) if run.channels_last else model
+
+
+def _begin_with(model: nn.Module, source: Path, say: Callable[[str], None]) -> None:
+    """Put the weights of a file, or of a finished run, into the model as far as they fit."""
+    file = source / WEIGHTS if is_run_folder(source) else source
+    say(f"{file}: {models.weights.load(model, file).summary()}")
 
 
 def _check_sizes(model: nn.Module, run: Run, channels: int, task: Task) -> None:

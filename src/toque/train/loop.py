@@ -90,7 +90,8 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     recorded = prepare.record(splits, fingerprint)
     # Before the model: ranks with other models could not even exchange its first weights.
     differing = distributed.check_same(world, settings.identity(run), recorded)
-    network = preparing.place(run, world, build.network(run, splits, own, task, device))
+    made = build.network(run, splits, own, task, device, shown.say)
+    network = preparing.place(run, world, made)
     training_loss, validation_loss = build.losses(run, own, task, device)
     num_images, total_images = len(splits.train), parts.total_images(run, splits)
     rate = schedule(run, total_images)
@@ -142,7 +143,7 @@ def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
                 out.path, run, splits.train, training_pipeline, network, device, warn,
                 at_a_time=step.micro_batch,
             )  # fmt: skip
-        if fresh and isinstance(own.model, nn.Module):
+        if fresh and (isinstance(own.model, nn.Module) or isinstance(run.pretrained, str)):
             # Weights from somewhere else: a restart must not depend on drawing them again.
             saver.save(now.state_dict(), 0, None)
         batches = Rewindable(

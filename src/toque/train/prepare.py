@@ -72,6 +72,11 @@ def open_splits(run: Run, own: Own) -> Splits:
             raise checks.invalid(
                 "fit", "train", "given together with val", None, "Pass train=… as well."
             )
+        if run.data == OWN and not Path(OWN).exists():
+            raise checks.invalid(
+                "fit", "train", "the dataset that the run was given in Python", None,
+                "Continue it from there: toque.fit(run, train=…, val=…), as it began.",
+            )  # fmt: skip
         return open_named(run, run.data)
     asked = None if run.task == "auto" else run.task
     return data.own(

@@ -64,8 +64,9 @@ def load_model(path: str | Path, *, model: nn.Module | None = None, device: str 
         kind, _, name = metadata["model"].partition(":")
         if kind == prepare.OWN:
             raise checks.InvalidValue(
-                f"{path} was trained on a module of your own ({name}), which "
-                "toque cannot build. Use toque.train.load_model(path, model=…) from Python."
+                f"{path} was trained on a module of your own ({name}), which toque cannot build. "
+                "Use toque.train.load_model(path, model=…) from Python. For all commands, train it "
+                f'by its name: Run(model="FILE:{name}"), FILE.py being where it is defined.'
             )
         model = models.create(
             metadata["model"],

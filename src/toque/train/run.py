@@ -58,7 +58,10 @@ class Run(Section):
     model: str | None = Field(
         None, description="resnet18, timm/NAME, torchvision/NAME, package.module:function"
     )
-    pretrained: bool = Field(False, description="start from published weights (timm, torchvision)")
+    pretrained: bool | str = Field(
+        False,
+        description="start from published weights (timm, torchvision), or from those of a file",
+    )
     epochs: float = Field(12, gt=0, description="how often each image is seen")
     seed: int = Field(0, description="with the settings and the data it decides every bit")
     batch_size: int = Field(64, ge=1, description="images a step; unset: 64, for masks 16")

@@ -117,7 +117,7 @@ def build(run: Run, model: nn.Module, device: torch.device) -> Optimizers:
                 given.match,
                 lr_scale=given.lr_scale,
                 weight_decay=given.weight_decay,
-                frozen=given.frozen or None,
+                frozen=given.frozen,
                 optimizer=name,
             )
         )
@@ -156,7 +156,7 @@ def assemble(
         if any(parameters.is_hidden_matrix(*named) for named in model.named_parameters()):
             before.append(Rule(parameters.is_hidden_matrix, optimizer="default"))
         rules = before + rules
-    parameters.apply(model, [rule for rule in rules if rule.frozen])
+    parameters.apply(model, [rule for rule in rules if rule.frozen is not None])
     # Fused kernels know no pieces of parameters (FSDP2), and fused SGD none that learn later.
     late = late or sharding.is_sharded(model)
     groups = parameters.by_optimizer(model, rules, weight_decay=default.weight_decay)

@@ -73,8 +73,10 @@ class RuleSettings(Section):
     match: str = Field(description="names of parameters: head.*, *.bias")
     lr_scale: float | None = Field(None, ge=0, description="multiplies the learning rate")
     weight_decay: float | None = Field(None, ge=0, description="in place of optimizer's")
-    frozen: bool = Field(False, description="never learns")
-    frozen_epochs: float = Field(0.0, ge=0, description="learns after so many epochs")
+    frozen: bool | None = Field(None, description="never learns; false: an earlier rule is undone")
+    frozen_epochs: float | None = Field(
+        None, ge=0, description="learns after so many epochs; 0: an earlier rule is undone"
+    )
     optimizer: OptimizerSettings | None = Field(None, description="takes these parameters")
 
 

@@ -45,7 +45,29 @@ _ELSEWHERE = {
     "output": "out",
     "gamma": "loss.gamma",
     "smoothing": "loss.label_smoothing",
+    "tensorboard": "log.to",
+    "logger": "log.to",
+    "save_top_k": "checkpoint.keep",
+    "folds": "split_seed",
+    "kfold": "split_seed",
+    "k_folds": "split_seed",
+    "freeze": "rules",
+    "freeze_epochs": "rules",
+    "layer_decay": "rules",
+    "finetune": "pretrained",
+    "init_from": "pretrained",
+    "load_from": "pretrained",
+    "ckpt_path": "pretrained",
+    "ema_decay": "ema.half_life_epochs",
+    "accelerator": "device",
+    "gpus": "device",
 }
+
+# Values by the names that they have elsewhere.
+_VALUES = {
+    "bf16": "bfloat16", "bf16-mixed": "bfloat16", "amp": "bfloat16", "fp16": "float16",
+    "half": "float16", "16-mixed": "float16", "fp32": "float32", "32": "float32",
+}  # fmt: skip
 
 
 def explain(error: ValidationError, settings: type[BaseModel]) -> str:
@@ -69,6 +91,9 @@ def explain(error: ValidationError, settings: type[BaseModel]) -> str:
         return checks.sentence(where, key, "a table of settings", value, fix)
     if what in ("type", "parsing", "from_float"):
         rule = _TYPES.get(kind, rule)
+    other = _VALUES.get(str(problem["input"]))
+    if problem["type"] == "literal_error" and other is not None and repr(other) in rule:
+        return checks.sentence(where, key, rule, value, f"Did you mean {other}?")
     return checks.sentence(where, key, rule, value, f"Mend it, or leave it out{about}")
 
 
