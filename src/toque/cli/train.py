@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from toque.cli.allocator import keep_freed_memory
 from toque.cli.settings import run_of
 
 
@@ -60,6 +61,8 @@ def train(
 
     from toque.train import Stopped, fit
 
+    if run.memory.limit is None:
+        keep_freed_memory()
     try:
         result = fit(run, show="quiet" if quiet else "auto")
     except Stopped as stop:
