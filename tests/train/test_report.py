@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import re
@@ -16,9 +17,12 @@ import pytest
 
 from toque.models.signal import Signal, Watched
 from toque.train import report
-from toque.train.metrics import Scores, score
+from toque.train.metrics import Interval, Scores, score
 from toque.train.metrics.calibration import Bin, Calibration
+from toque.train.metrics.calibration import reliability as bins_of
+from toque.train.metrics.shown import Table
 from toque.train.report import Picture, ReportData, over_time, reliability
+from toque.train.tasks import Multilabel
 
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'><b>&amp;{{ 7 * 7 }}"
 VOID = {"meta", "link", "img", "br", "path", "input"}
@@ -417,3 +421,40 @@ def test_parts_that_are_missing_leave_no_trace() -> None:
     text = report.render(ReportData(title="t"))
     for part in ("time", "scores", "suspects", "signal"):
         assert f'id="{part}"' not in text
+
+
+def test_several_labels_are_shown_by_what_decides() -> None:
+    targets, shares = np.array([0, 0, 1, 1]) > 0, np.array([0.1, 0.1, 0.1, 0.9])
+    rows = [
+        {"split": "train", "epoch": 1.0, "images_seen": 8, "loss": 0.5},
+        {
+            "split": "val",
+            "epoch": 1.0,
+            "images_seen": 8,
+            "loss": 0.4,
+            "mean_average_precision": 0.25,
+        },
+    ]
+    said = [
+        ("x.png", "a: missing", "there (99.0 %)"),
+        ("x.png", "b: superfluous", "not there (98.0 %)"),
+    ]
+    data = ReportData(
+        title="labels", metrics=rows, measured=Multilabel.metrics, classes=["a", "b"],
+        outcome={"mean_average_precision": 0.25}, reliability=bins_of(shares, targets),
+        intervals={"mean_average_precision": Interval(0.25, 0.2, 0.3)},
+        table=Table(("label", "threshold"), [("a", "0.2"), ("b", "0.5")], "What it means."),
+        doubtful=[report.Doubtful(*one) for one in said], doubted="so doubted",
+        doubted_kinds=" (labels: 1 missing, 1 superfluous)", cannot_tell="This it cannot tell.",
+    )  # fmt: skip
+    page = Page(report.render(data))
+    assert "Validation images so doubted: 1 (labels: 1 missing, 1 superfluous)." in page.text
+    assert "This it cannot tell." in page.text and "What it means." in page.text
+    # Three of 0.1 of which one is there, and one of 0.9 that is: 3/4 * 0.2333 + 1/4 * 0.1.
+    assert re.search(r"lie 20\.0\s% apart", page.text) and "Probable, and there" in page.text
+    assert "MAP" not in page.text and "mAP" in page.text
+    (numbers,) = [one for one in page.tables if "Epoch" in one[0]]
+    assert numbers[0][4] == "Validation mAP" and numbers[1][4] == "25.00 %"
+    assert ["x.png", "b: superfluous", "not there (98.0 %)"] in page.tables[-1]
+    nothing = dataclasses.replace(data, doubtful=[], doubted_kinds="")
+    assert "Validation images so doubted: 0. This it cannot" in Page(report.render(nothing)).text

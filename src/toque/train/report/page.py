@@ -105,7 +105,8 @@ def _context(data: ReportData) -> dict[str, Any]:
         "next_steps": list(data.next_steps),
         "tiles": [*_measured(outcome, data), *_tiles(outcome, matrix, data.scores)],
         "charts": _charts(data.metrics, outcome.get("best_epoch"), data.measured),
-        "epochs": _epochs(data.metrics),
+        "epochs": _epochs(data.metrics, data.measured),
+        "main": data.measured[0].label if data.measured else None,
         "shares": sections.shares(data.metrics),
         "over_time": over_time.charts(data.metrics),
         "advice": data.advice,
@@ -191,7 +192,8 @@ def _measured(outcome: Mapping[str, Any], data: ReportData) -> list[Tile]:
 
 
 def _capital(label: str) -> str:
-    return label[0].upper() + label[1:]
+    """With a capital, unless it is an abbreviation with one inside: mAP."""
+    return label if label[1:2].isupper() else label[0].upper() + label[1:]
 
 
 def _tiles(
@@ -277,8 +279,11 @@ def _charts(
     return [chart for chart in drawn if chart is not None]
 
 
-def _epochs(metrics: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The numbers behind the charts: one row for each validation with the training before it."""
+def _epochs(
+    metrics: Sequence[Mapping[str, Any]], measured: Sequence[Metric] = ()
+) -> list[list[str]]:
+    """The numbers behind the charts: one row for each validation with the training before it; the
+    accuracies, or the first of what else is measured."""
     rows: list[list[str]] = []
     train: Mapping[str, Any] = {}
     for row in sorted(
@@ -290,11 +295,20 @@ def _epochs(metrics: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             rows.append([
                 _cell(row, "epoch", "{:.2f}"), _cell(row, "images_seen", "{:,.0f}"),
                 _cell(train, "loss", "{:.4f}"), _cell(row, "loss", "{:.4f}"),
-                _cell(train, "accuracy", "{:.2%}"), _cell(row, "accuracy", "{:.2%}"),
+                *(
+                    [_measured_cell(row, measured[0])]
+                    if measured
+                    else [_cell(train, "accuracy", "{:.2%}"), _cell(row, "accuracy", "{:.2%}")]
+                ),
                 _cell(train, "learning_rate", "{:.4g}"), _cell(train, "images_per_s", "{:,.0f}"),
             ])  # fmt: skip
     every = -(-len(rows) // _MOST_ROWS) or 1
     return rows[::-every][::-1]  # counted from the end, so that the last one is always there
+
+
+def _measured_cell(row: Mapping[str, Any], metric: Metric) -> str:
+    value = _number(row, metric.key)
+    return metric.text(value) if math.isfinite(value) else "–"
 
 
 def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
