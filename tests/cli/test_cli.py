@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.conftest import write_photos
-from toque import cli
+from toque import checks, cli
 from toque.cli import predicted
 from toque.cli.waiting import waiting
 from toque.train.metrics import temperature_of
@@ -273,6 +273,19 @@ def test_a_run_folder_can_be_continued_by_its_name(trained, toque):
     assert code == 0 and "continues at image 240 of 240" in stderr
     said = re.search(r"accuracy [\d.]+ % \(.*\), loss [\d.]+", done.stdout).group(0)
     assert said in stdout
+
+
+def test_train_without_data_says_what_it_trains_on_and_how_long(toque, photos, monkeypatch):
+    def ended(run, show):
+        raise checks.InvalidValue(f"{run.data}: ended here")
+
+    monkeypatch.setattr("toque.train.fit", ended)
+    said = "No data was named, so this trains on the pictures of clothing that come with toque"
+    code, _, stderr = toque("train", "--set", "epochs=1")
+    assert code == 2 and said in stderr and "fashion: ended here" in stderr
+    for words in (["train", photos], ["train", "fashion"], ["train", "--set", "data=fashion"],
+                  ["train", "--quiet"]):  # fmt: skip
+        assert said not in toque(*words)[2]
 
 
 def test_a_run_folder_is_never_taken_for_a_class(toque, tmp_path, monkeypatch):

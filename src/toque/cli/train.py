@@ -47,7 +47,6 @@ def train(
     from toque import checks
 
     run = run_of(data, config, settings, out)
-
     from toque.train.distributed import Elsewhere, LostRank, failing, joining, launch
 
     if restarts and devices is None:
@@ -58,6 +57,12 @@ def train(
     if devices is not None and not joining.is_one_of_several():
         raise SystemExit(launch.local(devices, ["-m", "toque", *sys.argv[1:]], restarts=restarts))
     launch.die_with_launcher()
+    if "data" not in run.model_fields_set and not quiet and joining.speaks():
+        print(
+            "No data was named, so this trains on the pictures of clothing that come with toque: "
+            "with the usual settings about two minutes on two cores. Yours: toque train photos/",
+            file=sys.stderr,
+        )
 
     from toque.train import Stopped, fit
 
