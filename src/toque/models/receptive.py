@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 aten = torch.ops.aten
 
@@ -44,7 +43,11 @@ class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, images: list[torch.Tensor]) -> None:
+        # Imported here: it loads Triton, which takes a tenth of a second.
+        from torch.utils.flop_counter import flop_registry
+
         super().__init__()  # type: ignore[no-untyped-call]
+        self._flops_of = flop_registry
         self.flops = 0
         self.fields: dict[int, Field] = {id(image): Field(1, 1) for image in images}
         self.alive: list[Any] = [images]  # meta tensors cost nothing, and their ids stay theirs
@@ -63,8 +66,8 @@ class Following(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         answer = func(*args, **kwargs)
         packet = func._overloadpacket
-        if packet in flop_registry:
-            self.flops += flop_registry[packet](*args, **kwargs, out_val=answer)
+        if packet in self._flops_of:
+            self.flops += self._flops_of[packet](*args, **kwargs, out_val=answer)
         seen = [self.fields[id(t)] for t in tree_leaves((args, kwargs)) if id(t) in self.fields]
         if seen:
             field = Field(max(f.size_px for f in seen), max(f.step_px for f in seen))
