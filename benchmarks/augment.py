@@ -2,6 +2,7 @@
 
     python benchmarks/augment.py [--rounds 9] [--only i ii] [--record]
     python benchmarks/augment.py --threads          two threads over one, wall time
+    python benchmarks/augment.py --host [--record]  what a batch costs before its pixels: draw and resolve
     python benchmarks/augment.py --gpu [--record]   where there is a CUDA device: images a second
     python benchmarks/augment.py --psnr PHOTO...    resize + rotation: how near to a supersampled picture
     python benchmarks/augment.py --linear PHOTO...  color="linear": how near to exact
@@ -294,6 +295,32 @@ def two_threads(rounds: int) -> str:
     return f"two threads over one, (ii), n = {rounds}: {', '.join(found)}"
 
 
+def host(rounds: int) -> str:
+    """CPU-microseconds of drawing and of resolving one batch: the least of many short windows, which a busy
+    machine does not reach."""
+    found = []
+    for which, number in (("i", 256), ("ii", 256), ("32", 512), ("ii", 16), ("32", 16)):
+        size = SIZES[which][1]
+        images = torch.zeros(number, 3, size, size, dtype=torch.uint8)
+        pipeline, key = augment.Compose(chains()[which]), Key(0, 0, np.arange(number))
+        parameters, canvas = pipeline.draw(key), canvas_of(images)
+        calls: Contenders = {
+            "draw": lambda p=pipeline, k=key: p.draw(k),
+            "resolve": lambda p=pipeline, q=parameters, c=canvas: resolve(p._passes[0], q, c, 3),
+        }
+        least = dict.fromkeys(calls, float("inf"))
+        for _ in range(20 * rounds):
+            for name, call in calls.items():
+                began = time.process_time()
+                for _ in range(10):
+                    call()
+                least[name] = min(least[name], (time.process_time() - began) / 10 * 1e6)
+        found.append(
+            f"{which} x {number}: draw {least['draw']:.1f}, resolve {least['resolve']:.1f}"
+        )
+    return f"CPU-us a batch before its pixels, n = {20 * rounds}: {'; '.join(found)}"
+
+
 def kernel_seconds(call: Callable[[], object]) -> float:
     """Of the device's own work in one call."""
     call()
@@ -419,6 +446,7 @@ def main() -> None:
         "--psnr", nargs="+", metavar="PHOTO", help="measure quality instead of time"
     )
     parser.add_argument("--threads", action="store_true", help="measure two threads over one")
+    parser.add_argument("--host", action="store_true", help="measure drawing and resolving alone")
     parser.add_argument("--gpu", action="store_true", help="measure on the CUDA device")
     parser.add_argument(
         "--linear", nargs="+", metavar="PHOTO", help='measure the error of color="linear"'
@@ -427,6 +455,14 @@ def main() -> None:
     torch.set_num_threads(1)
     if options.threads:
         text = two_threads(max(options.rounds, 9))
+        print(text)
+        if options.record:
+            from record import append
+
+            append("Augmentation on the CPU", text)
+        return
+    if options.host:
+        text = host(options.rounds)
         print(text)
         if options.record:
             from record import append

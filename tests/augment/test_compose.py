@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import torch as safetensors
 
 from toque import augment
 from toque.random import Key
@@ -123,11 +124,14 @@ def test_input_is_not_changed():
     assert torch.equal(images, before)
 
 
-def test_parameters_can_be_stored_and_replayed(tmp_path):
+@pytest.mark.parametrize(
+    ("save", "load"), [(torch.save, torch.load), (safetensors.save_file, safetensors.load_file)]
+)
+def test_parameters_can_be_stored_and_replayed(tmp_path, save, load):
     images, pipeline = pictures(), full()
     parameters = pipeline.draw(Key(0, 0, range(5)))
-    torch.save(parameters.tensors(), tmp_path / "draws.pt")
-    again = augment.Parameters.from_tensors(torch.load(tmp_path / "draws.pt"))
+    save(parameters.tensors(), tmp_path / "draws")
+    again = augment.Parameters.from_tensors(load(tmp_path / "draws"))
     assert torch.equal(pipeline.apply(images, again), pipeline.apply(images, parameters))
     alone = pipeline.apply(images[-1:], again[-1])
     assert torch.equal(alone, pipeline.apply(images, parameters)[-1:])

@@ -45,7 +45,7 @@ class Parameters:
     def tensors(self) -> dict[str, torch.Tensor]:
         """All tensors under names like "0.area", as safetensors or torch.save store them."""
         named = {
-            f"{number}.{name}": values
+            f"{number}.{name}": values.contiguous()  # safetensors takes no others
             for number, draw in enumerate(self.draws)
             for name, values in draw.items()
         }
