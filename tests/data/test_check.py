@@ -139,11 +139,13 @@ def test_odd_files_are_worth_knowing(clean):
     exif[0x0112] = 6
     see_through = image.convert("RGBA")
     see_through.putalpha(100)
-    deep = (np.asarray(photo(41).convert("L"), np.uint16) * 257).astype(np.uint16)
+    deep = (255 - np.asarray(photo(41).convert("L"))).astype(np.uint16) * np.uint16(257)
+    camera = (deep >> 4).clip(0, 4095).astype(np.uint16)  # 12 of the 16 bits
     frames = [photo(42), photo(43)]
     files = {
         "turned.jpg": jpeg(image, exif=exif), "ink.jpg": jpeg(photo(44).convert("CMYK")),
         "glass.png": pictures.saved(see_through, "PNG"), "deep.png": pictures.saved(deep, "PNG"),
+        "camera.png": pictures.saved(camera, "PNG"),
         "film.gif": pictures.saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
         "banner.jpg": jpeg(photo(45, (400, 60))),
     }  # fmt: skip
@@ -155,8 +157,14 @@ def test_odd_files_are_worth_knowing(clean):
     assert said["1 file CMYK"] == [["a/ink.jpg"]]
     assert said["1 file with transparency"] == [["a/glass.png"]]
     assert said["1 file 16 bits a pixel"] == [["a/deep.png"]]
+    dark = "1 file 16 bits a pixel, of which values below 8,192 alone are used"
+    assert said[dark] == [["a/camera.png"]]
+    assert next(one.says for one in findings.findings if "8,192" in one.says).endswith(
+        "toque keeps the upper 8, in which they are nearly black: save them as 8 bits, scaled to "
+        "the values in use."
+    )
     assert said["1 file animated"] == [["a/film.gif"]]
-    assert said["1 file gray among coloured ones"] == [["a/deep.png"]]
+    assert said["2 files gray among coloured ones"] == [["a/camera.png"], ["a/deep.png"]]
     assert names(of_kind(findings, "sizes")) == [["a/banner.jpg"]]
 
 

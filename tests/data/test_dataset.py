@@ -149,3 +149,11 @@ def test_an_error_of_the_callers_own_says_which_item_was_asked_for():
     with pytest.raises(OSError, match="the disk is gone") as raised:
         DatasetSource(Broken([1, 2, 3])).item(2)
     assert raised.value.__notes__ == ["toque: item 2 of Broken was asked for"]
+
+
+def test_the_fingerprint_is_that_of_the_class_wherever_it_was_imported_from():
+    def of(module):
+        kind = type("Mine", (RandomDataset,), {"__module__": module})
+        return DatasetSource(kind(5)).fingerprint()
+
+    assert of("__main__") == of("train_script") != DatasetSource(RandomDataset(5)).fingerprint()

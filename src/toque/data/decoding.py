@@ -28,6 +28,10 @@ TOO_LARGE = "a mistake or a bomb"  # how the reason of a refusal by size ends
 _DATA_LOST = ("Premature end", "Corrupt JPEG data")
 _START_BYTES = 64
 _HEIF = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")
+DARK = 32
+"""Images in which no value of 255 is this large are nearly black: most likely files of 16 bits that
+use the lower ones alone, of which the upper 8 were kept."""
+
 _GRAY_MODES = ("1", "L", "LA", "La")
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from toque import checks, data
 from toque.data import OwnData, Source, Splits
+from toque.data.decoding import DARK
 from toque.data.sampling import order_of
 from toque.train import resizing, tasks
 from toque.train.optimisation import optimise
@@ -194,14 +195,33 @@ def check_apart(run: Run, splits: Splits) -> None:
 
 def notes(run: Run, splits: Splits) -> tuple[str, ...]:
     """What a person should know before images and settings are joined."""
+    said = []
     count = len(splits.train)
-    if run.batch_size <= count:
-        return ()
-    return (
-        f"batch_size is {run.batch_size} and there are {count} training images: a step shows each "
-        f"of them {run.batch_size / count:.2g} times. A batch_size of {count} or less learns more "
-        "from an epoch.",
-    )
+    if run.batch_size > count:
+        said.append(
+            f"batch_size is {run.batch_size} and there are {count} training images: a step shows "
+            f"each of them {run.batch_size / count:.2g} times. A batch_size of {count} or less "
+            "learns more from an epoch."
+        )
+    if run.data != OWN and (brightest := _brightest(splits.train)) < DARK:
+        said.append(
+            f"the training images are nearly black: the largest value found is {brightest} of 255. "
+            "Of 16-bit files the upper 8 bits are kept; where those hold little (cameras of 12 "
+            "bits), save the files as 8 bits first, scaled to the values in use."
+        )
+    return tuple(said)
+
+
+def _brightest(source: Source) -> int:
+    """The largest value in up to 8 images spread over the source; 255 where they are no bytes."""
+    looked_at = np.unique(np.linspace(0, len(source) - 1, 8).astype(int))
+    found = 0
+    for index in looked_at.tolist():
+        image = source.read(index)
+        found = max(found, int(image.max()) if image.dtype == torch.uint8 else 255)
+        if found >= DARK:
+            break
+    return found
 
 
 def record(splits: Splits, fingerprint: environment.Fingerprint) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from toque.data import given, opening, progress
 from toque.data.checking import words
 from toque.data.checking.copies import copies
-from toque.data.checking.examine import Seen, examine_file, examine_pixels
+from toque.data.checking.examine import DEEP_AND_DARK, Seen, examine_file, examine_pixels
 from toque.data.checking.findings import Finding, Findings, Item, Part
 from toque.data.checking.passed import no_image, passed_over
 from toque.data.checking.several import several
@@ -31,6 +31,11 @@ from toque.data.splits import Splits, draw_validation
 _UNEVEN = 10  # times as many images of one class as of another are worth a word
 _MOST_SIDES = 4  # a longer side this many times the shorter, or more, is worth a word
 _CHUNK = 256
+_HANDLED = "toque handles them; other tools may not."
+_REMARKS = {
+    DEEP_AND_DARK: "toque keeps the upper 8, in which they are nearly black: save them as 8 bits, "
+    "scaled to the values in use."
+}
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ def _odd(items: list[Item], seen: list[Seen]) -> Iterator[Finding]:
     for oddity, some in sorted(kinds.items()):
         yield Finding(
             "oddities", False,
-            f"{words.files_are(len(some), '')} {oddity}. toque handles them; other tools may not.",
+            f"{words.files_are(len(some), '')} {oddity}. {_REMARKS.get(oddity, _HANDLED)}",
             tuple((item,) for item in some),
         )  # fmt: skip
 

@@ -18,6 +18,9 @@ from toque.data.checking import near
 
 _PIXELS_FOR_MEAN = 2**16
 
+DEEP_AND_DARK = f"16 bits a pixel, of which values below {decoding.DARK << 8:,} alone are used"
+"""What is said of a file that is nearly black once its upper 8 bits are taken."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Seen:
@@ -98,7 +101,8 @@ def _oddities(content: bytes, max_pixels: int, name: str) -> tuple[str, ...]:
         if image.format != "MPO" and getattr(image, "is_animated", False):
             found.append("animated")
         if image.mode.startswith("I"):
-            found.append("16 bits a pixel")
+            dark = int(np.asarray(image).max()) < decoding.DARK << 8
+            found.append(DEEP_AND_DARK if dark else "16 bits a pixel")
         if image.mode in ("CMYK", "YCCK"):
             found.append("CMYK")
         if image.has_transparency_data:
