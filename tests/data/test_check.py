@@ -282,10 +282,10 @@ def test_several_labels_of_an_image(tmp_path):
     """What the labels of a table say together: the ones of 12 images for training and 3 others."""
     rows = ["path,labels,split"]
     train = [
-        "dog|animal", "animal", "dog|animal|day", "sky|blue", "dog|animal", "", "sky|blue|day",
-        "sky|blue", "sky|blue|animal|once", "dog|animal|day", "sky|blue", "dog|animal",
+        "dog|pet", "pet", "dog|pet|day", "sky|blue", "dog|pet", "", "sky|blue|day",
+        "sky|blue", "sky|blue|pet|once", "dog|pet|day", "sky|blue", "dog|pet",
     ]  # fmt: skip
-    for number, labels in enumerate([*train, "animal|cat", "sky|blue", "day|dog|animal"]):
+    for number, labels in enumerate([*train, "pet|cat", "sky|blue", "day|dog|pet"]):
         pictures.tree(tmp_path, {f"{number:02}.jpg": jpeg(photo(number))})
         rows.append(f"{number:02}.jpg,{labels},{'train' if number < len(train) else 'val'}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
@@ -299,10 +299,10 @@ def test_several_labels_of_an_image(tmp_path):
         "images: blue and sky (5 images). Nothing"
         in says["Always together on training images"].says
     )
-    assert "dog always with animal (5 images). Fine" in says["Never alone on training images"].says
+    assert "dog always with pet (5 images). Fine" in says["Never alone on training images"].says
     (none,) = [one for one in findings.findings if "without any label" in one.says]
     assert names(none) == [["05.jpg"]] and none.groups[0][0].label == "none"
-    counts = {"animal": 7, "blue": 5, "day": 3, "dog": 5, "once": 1, "sky": 5}
+    counts = {"pet": 7, "blue": 5, "day": 3, "dog": 5, "once": 1, "sky": 5}
     assert findings.parts[0].classes == counts
 
 
