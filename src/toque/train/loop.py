@@ -16,7 +16,7 @@ from toque.train.course.rewind import Rewindable
 from toque.train.course.rolling_back import RollBack
 from toque.train.course.standing import Standing
 from toque.train.distributed import World, preparing
-from toque.train.distributed.follower import SilentLog, SilentProgress
+from toque.train.distributed.follower import SilentLog
 from toque.train.logs import loggers, progress
 from toque.train.logs.clock import Clock
 from toque.train.logs.crowding import crowded
@@ -70,7 +70,7 @@ def fit(
 
 def _fit(run: Run, own: Own, show: progress.Kind, world: World) -> Result:
     began = time.monotonic()
-    shown = progress.create(show) if world.first else SilentProgress()
+    shown = progress.create(show) if world.first else progress.Silent()
     notes: list[str] = []
 
     def warn(sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""What the ranks other than 0 have in place of log and progress: nothing is written.
+"""What the ranks other than 0 have in place of the log: nothing is written.
 
 They keep step with rank 0, which alone touches the run folder, but for their own part of a
 checkpoint (see `saving`).
@@ -22,23 +22,4 @@ class SilentLog:
         self.rows = [row for row in self.rows if row["images_seen"] <= images_seen]
 
     def close(self) -> None:
-        pass
-
-
-class SilentProgress:
-    """Progress that is not shown; rank 0 shows it."""
-
-    def begin(self, images_seen: int, total_images: int) -> None:
-        pass
-
-    def step(self, images_seen: int, loss: float, learning_rate: float) -> None:
-        pass
-
-    def validating(self, images: int, num_images: int) -> None:
-        pass
-
-    def say(self, sentence: str) -> None:
-        pass
-
-    def end(self) -> None:
         pass

@@ -58,8 +58,8 @@ def said_if_slow(shown: Progress, sentence: str, after_s: float = 2.0) -> Iterat
         timer.cancel()
 
 
-class Quiet:
-    """Shows warnings only, through `say`."""
+class Silent:
+    """Shows nothing: on the ranks other than 0, which shows it for all."""
 
     def begin(self, images_seen: int, total_images: int) -> None:
         pass
@@ -71,11 +71,18 @@ class Quiet:
         pass
 
     def say(self, sentence: str) -> None:
-        if sentence.startswith("warning"):
-            print(sentence, file=sys.stderr)
+        pass
 
     def end(self) -> None:
         pass
+
+
+class Quiet(Silent):
+    """Shows warnings only."""
+
+    def say(self, sentence: str) -> None:
+        if sentence.startswith("warning"):
+            print(sentence, file=sys.stderr)
 
 
 class Lines:
