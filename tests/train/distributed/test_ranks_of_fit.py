@@ -183,7 +183,7 @@ def test_ranks_agree_with_one_rank_within_rounding(tmp_path):
     averaged = {"clip": {"norm": 0.3}, "ema": {"half_life_epochs": 0.5}}
     clipped = {"clip": {"norm": 0.3}}
     kinds = {
-        "groups": ["group_normed", [2, 3, 4], averaged],
+        "groups": ["group_normed", [3, 4], averaged],
         "pieces": ["group_normed", [2], {"memory": {"micro_batch": 3}, **clipped}],
         # SGD: a bias before BatchNorm has no gradient but rounding, which AdamW makes a step of.
         "pieces of weights": [
@@ -199,7 +199,7 @@ def test_ranks_agree_with_one_rank_within_rounding(tmp_path):
     far, errors = ranks.program(__name__, "in_double", tmp_path, kinds)
     unsynced = far.pop("unsynced on 2")
     assert all(gap <= 1e-12 for gap in far.values()), far
-    assert len(far) == 8
+    assert len(far) == 7
     # The difference that BatchNorm makes is there, and is said.
     assert unsynced > 1e-4
     assert "batch normalisation sees the 8 images of each rank, not the batch of 16" in errors
