@@ -63,6 +63,7 @@ def test_check_ends_with_zero_or_one(photos, tmp_path):
 
 def test_check_with_a_run_names_the_labels_it_contradicts(photos, tmp_path, monkeypatch):
     from toque.train import Run, fit, restore
+    from toque.train.run_folder.folder import RESULT
     from toque.train.tasks import ClassEvaluation, Classification
 
     run = Run(data=str(photos), out=str(tmp_path / "run"), epochs=1, batch_size=4, image_size=16,
@@ -79,6 +80,7 @@ def test_check_with_a_run_names_the_labels_it_contradicts(photos, tmp_path, monk
             0.5, metrics, Classification.metrics, np.arange(len(labels)), labels, sure
         )
 
+    (tmp_path / "run" / RESULT).unlink()  # so that the model is asked
     monkeypatch.setattr(restore, "answers", answers)
     code, words = toque("check", photos, "--run", tmp_path / "run", "-o", tmp_path / "page.html")
     assert code == 0 and f"Validation images of {tmp_path / 'run'} whose label" in words

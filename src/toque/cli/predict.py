@@ -20,7 +20,7 @@ def predict(
         list[str],
         typer.Argument(help="Image files, folders, or - for standard input: an image, or paths."),
     ],
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show for each image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Classes to show for each image.")] = 5,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON with the probability of every class.")
     ] = False,
@@ -55,10 +55,7 @@ def predict(
         typer.Option(metavar="FOLDER", help="Write pictures of where the network looked."),
     ] = None,
 ) -> None:
-    """Say what is on images, with a finished run or an exported file.
-
-    An image that cannot be used is named with the reason, and the others are answered. Ends with 0
-    if all were answered, 1 if some were not, 2 if nothing could be asked.
+    """Say what is on images; ends with 1 where some cannot be used.
 
     Example: toque predict runs/flowers garden.jpg meadow.jpg
     """
