@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 
+from toque.deploy.serving.accepting import accept
 from toque.deploy.serving.access import write_log, write_problems
 from toque.deploy.serving.app import Everyones, create_app
 from toque.deploy.serving.connections import HEADER_BYTES, QUEUE, protocol
@@ -44,14 +45,33 @@ class Process(uvicorn.Server):
         self._linger_s = settings.linger_s
         self._tell = started
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._accepting: asyncio.Task[None] | None = None
         self._had_terminal = has_terminal()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        shared = self.worker is not None
+        await super().startup([] if shared else sockets)
+        if shared and sockets:
+            self._accepting = asyncio.create_task(
+                accept(sockets[0], self._protocol, lambda: len(self.server_state.connections))
+            )
         self._loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
             self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         self._tell()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._accepting is not None:
+            self._accepting.cancel()
+            await asyncio.gather(self._accepting, return_exceptions=True)
+        await super().shutdown(sockets)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = make(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         lingers = sig == signal.SIGTERM and self._linger_s > 0 and not self._service.ending
@@ -109,7 +129,7 @@ def prepare(
     config = uvicorn.Config(
         app, http=protocol(settings.limits), ws="none", access_log=False, log_level="warning",
         server_header=False, h11_max_incomplete_event_size=HEADER_BYTES,
-        timeout_graceful_shutdown=DRAIN_S, backlog=QUEUE if settings.worker is None else 1,
+        timeout_graceful_shutdown=DRAIN_S, backlog=QUEUE,
     )  # fmt: skip
     return Process(config, app.state.service, settings, started)
 

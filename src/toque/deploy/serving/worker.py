@@ -24,17 +24,6 @@ _SIGN_S = 1.0
 _ANSWER_S = 2.0
 
 
-class Shared(socket.socket):
-    """A listening socket that others take connections from, too."""
-
-    def listen(self, backlog: int = 0) -> None:
-        """Nothing: it listens, with its own length of the queue.
-
-        asyncio would set that length, and take as many connections in one go, which leaves none to
-        the other processes; so it is told one.
-        """
-
-
 class Line:
     """What goes between a worker and the process that watches it.
 
@@ -107,7 +96,7 @@ class Line:
 def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is a model to load again
     line = Line(socket.socket(fileno=int(sys.argv[1])))
-    listening = Shared(fileno=int(sys.argv[2]))
+    listening = socket.socket(fileno=int(sys.argv[2]))
     settings = line.settings()
     try:
         line.process = prepare(settings, line.started, line.everyones)
