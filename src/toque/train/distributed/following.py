@@ -34,8 +34,10 @@ _FIRST_LOOK_S, _LOOK_S, _CHECK_S = 0.002, 0.05, 0.5
 
 def can_follow(network: nn.Module) -> bool:
     """Whether FSDP2 shards a network, and can begin anew after a pass that broke off."""
-    # torch 2.11 has no way to do that.
-    return hasattr(network, "reset_iter_state")
+    # torch 2.11 has no way to do that; the exchanges have their names since 2.14.
+    return hasattr(network, "reset_iter_state") and hasattr(
+        torch.distributed, "reduce_scatter_single"
+    )
 
 
 class Followable:
