@@ -15,6 +15,7 @@ comparison alternate, and the median of the ratios is given.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -484,22 +485,29 @@ def _huge_cache(folder: Path, num_images: int, part: str, sub: str) -> Any:
     return PackedPart(part, num_images, None, False, (), stored(facts), tuple(shards))
 
 
-def measure_cache(quick: bool) -> str:
-    """Opening a packed cache of so many images, and a rank's batch from anywhere in it."""
+@contextlib.contextmanager
+def _huge(num_images: int, drawn: bool) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """A packed cache of so many images, and its parts; drawn: validation is not given."""
     from toque.data.packed.format import FORMAT, MANIFEST, Manifest, Settings
 
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        folder = Path(name)
+        counts = {"all": num_images} if drawn else {"train": num_images, "val": 1000}
+        parts = tuple(_huge_cache(folder, n, part, "id") for part, n in counts.items())
+        manifest = Manifest(
+            FORMAT, "", "", "id", Settings(None, "raw", 0, 1), "classification",
+            tuple(f"class {n:03d}" for n in range(1000)), parts,
+        )  # fmt: skip
+        (folder / MANIFEST).write_text(manifest.as_json())
+        yield name, parts
+
+
+def measure_cache(quick: bool) -> str:
+    """Opening a packed cache of so many images, and a rank's batch from anywhere in it."""
     told = []
     for num_images in (100_000, 1_000_000) if quick else (1_000_000, 10_000_000):
         for drawn in (False, True):
-            with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
-                folder = Path(name)
-                counts = {"all": num_images} if drawn else {"train": num_images, "val": 1000}
-                parts = tuple(_huge_cache(folder, n, part, "id") for part, n in counts.items())
-                manifest = Manifest(
-                    FORMAT, "", "", "id", Settings(None, "raw", 0, 1), "classification",
-                    tuple(f"class {n:03d}" for n in range(1000)), parts,
-                )  # fmt: skip
-                (folder / MANIFEST).write_text(manifest.as_json())
+            with _huge(num_images, drawn) as (name, parts):
                 on_disk = sum(file.num_bytes for part in parts for file in _read_whole(part))
                 done = subprocess.run(
                     [sys.executable, "-c", _OPEN, name], capture_output=True, text=True, check=True
@@ -539,20 +547,10 @@ print(json.dumps([times, max(grown), (folder / FILE).stat().st_size]))
 
 def measure_record(quick: bool) -> str:
     """What a run keeps of the names of packed images: writing it, and comparing it anew."""
-    from toque.data.packed.format import FORMAT, MANIFEST, Manifest, Settings
-
     told = []
     for num_images in (100_000,) if quick else (1_000_000, 10_000_000):
         for drawn in (False, True):
-            with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
-                folder = Path(name)
-                counts = {"all": num_images} if drawn else {"train": num_images, "val": 1000}
-                parts = tuple(_huge_cache(folder, n, part, "id") for part, n in counts.items())
-                manifest = Manifest(
-                    FORMAT, "", "", "id", Settings(None, "raw", 0, 1), "classification",
-                    tuple(f"class {n:03d}" for n in range(1000)), parts,
-                )  # fmt: skip
-                (folder / MANIFEST).write_text(manifest.as_json())
+            with _huge(num_images, drawn) as (name, _):
                 done = subprocess.run(
                     [sys.executable, "-c", _RECORD, name],
                     capture_output=True,

@@ -1,9 +1,11 @@
-"""A small finished run, and a file of each format exported from it."""
+"""A small finished run, and a file of each format exported from it; a model made up to be served."""
 
 import pytest
 
 import toque
+from tests.deploy.serving import Model
 from toque import deploy
+from toque.deploy.serving import reloading
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +26,10 @@ def run(photos, tmp_path_factory):
 @pytest.fixture(scope="session")
 def exported(run):
     return {kind: deploy.export(run, to=kind) for kind in ("onnx", "pt2", "safetensors")}
+
+
+@pytest.fixture
+def model(monkeypatch):
+    made = Model()
+    monkeypatch.setattr(reloading, "load", made.predictor)
+    return made

@@ -62,13 +62,6 @@ class Started:
 
 
 @pytest.fixture
-def model(monkeypatch):
-    made = Model()
-    monkeypatch.setattr(reloading, "load", made.predictor)
-    return made
-
-
-@pytest.fixture
 def server(model):
     with running("made up") as found:
         yield found

@@ -58,13 +58,6 @@ async def reached(condition):
 
 
 @pytest.fixture
-def model(monkeypatch):
-    made = Model()
-    monkeypatch.setattr(reloading, "load", made.predictor)
-    return made
-
-
-@pytest.fixture
 def impatient(model):
     """A server that waits for a request no longer than half a second."""
     with running("made up", Limits(body_s=0.5, answer_s=PATIENCE_S)) as found:

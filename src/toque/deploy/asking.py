@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from toque.data import strays
 from toque.deploy.answers import Answer
 from toque.deploy.load import load
 from toque.deploy.predictor import Pixels, Predictor, both_ways, calibrated
+from toque.threads import threads_beside
 
 STANDARD_INPUT = "-"
 _BATCH_IMAGES = 16
@@ -93,16 +94,17 @@ def each_tried(
     """
     files = list(_named(images, say))
     done = 0
-    for start in range(0, len(files), _BATCH_IMAGES):
-        for found in _of_batch(model, files[start : start + _BATCH_IMAGES]):
-            yield found
-            done += 1
-            if progress is not None:
-                progress(done, len(files))
+    with threads_beside(torch.get_num_threads(), "decode") as threads:
+        for start in range(0, len(files), _BATCH_IMAGES):
+            for found in _of_batch(model, files[start : start + _BATCH_IMAGES], threads):
+                yield found
+                done += 1
+                if progress is not None:
+                    progress(done, len(files))
 
 
 def _of_batch(
-    model: Predictor, batch: Sequence[Path | bytes | Unanswered]
+    model: Predictor, batch: Sequence[Path | bytes | Unanswered], threads: Executor
 ) -> Iterator[Answer | Unanswered]:
     def pixels(file: Path | bytes | Unanswered) -> Pixels | Unanswered:
         if isinstance(file, Unanswered):
@@ -112,8 +114,7 @@ def _of_batch(
         except checks.UserMistake as mistake:
             return Unanswered(_name(file), mistake)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        opened = list(threads.map(pixels, batch))
+    opened = list(threads.map(pixels, batch))
     good = [
         (_name(file), one)
         for file, one in zip(batch, opened, strict=True)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from toque import checks
+from toque import checks, cores
 from toque.deploy.serving.access import Log, write_log
 from toque.deploy.serving.metrics import Families
 from toque.deploy.serving.process import has_terminal
@@ -175,8 +175,7 @@ class Workers:
         return worker
 
     def _environment(self) -> dict[str, str]:
-        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        share = str(max(1, cores // self._count))
+        share = str(max(1, cores.usable() // self._count))
         return {
             "OMP_NUM_THREADS": share,
             **os.environ,

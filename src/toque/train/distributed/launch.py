@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from toque import checks
+from toque import checks, cores
 
 _PARENT = "TOQUE_LAUNCHER"  # the process that ends with its workers, and they with it
 _PR_SET_PDEATHSIG = 1
@@ -97,8 +97,7 @@ def _prepare(devices: int) -> None:
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed."):
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // devices)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores.usable() // devices)))
     # Warnings about a closed connection, which the ranks put into words themselves.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # After SIGTERM: a checkpoint of a large model takes longer than torch's 30 s.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from toque import checks
+from toque import checks, cores
 from toque.models.ema import EMA
 from toque.train.distributed import batch_norm, sharding, virtual
 from toque.train.distributed.checkpoints import Alone, ByAll, ByFirst, Checkpoints, who_cannot_write
@@ -151,8 +151,7 @@ def steady_threads(run: Run, device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(max(1, (cores or 1) // shards))
+    torch.set_num_threads(max(1, cores.usable() // shards))
     try:
         yield
     finally:

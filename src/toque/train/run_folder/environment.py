@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from toque import cores
+
 Fingerprint = dict[str, str | int]
 
 
@@ -57,8 +59,7 @@ def differences(before: Fingerprint, now: Fingerprint) -> list[str]:
 
 def num_cores() -> int:
     """The cores this process may use: its share, where torchrun started several on this machine."""
-    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (here or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cores.usable() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def git_state(folder: Path) -> dict[str, str | bool] | None:
