@@ -36,6 +36,7 @@ from toque.cli import (
     tune_lr,
     verify,
 )
+from toque.cli.encoding import holds_every_letter
 
 _ALSO = {
     "Before": ("new", "check", "preview", "pack", "tune-lr", "plan"),
@@ -140,7 +141,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A name of a file may be no text: it is printed as the bytes that it is. A locale that
             # lacks a letter gets a question mark for it, not a traceback.
-            whole = stream.encoding.lower().replace("-", "") == "utf8"
+            whole = holds_every_letter(stream)
             stream.reconfigure(errors="surrogateescape" if whole else "replace")
     # Pillow's word on large images; max_pixels is the limit here.
     warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from toque import checks
+from toque.cli.encoding import holds_every_letter
 from toque.train.metrics.shown import percent
 
 if TYPE_CHECKING:
@@ -115,8 +116,8 @@ def _said(answer: Answer) -> Said:
 def print_json(answers: Sequence[Said]) -> None:
     """An array with an object for each image."""
     # Escaped where the output could not hold every letter: it must stay the same text.
-    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps([one.tree for one in answers], indent=1, ensure_ascii=not unicode))
+    whole = holds_every_letter(sys.stdout)
+    print(json.dumps([one.tree for one in answers], indent=1, ensure_ascii=not whole))
 
 
 def print_csv(answers: Sequence[Said]) -> None:
